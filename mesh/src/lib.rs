@@ -1,0 +1,6 @@
+//! mesh
+#![forbid(unsafe_code)]
+
+mod outbox;
+
+pub use outbox::{Outbox, Payload, SLOT_BYTES, SlotIndex, Transmit};

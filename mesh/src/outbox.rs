@@ -1,0 +1,114 @@
+//! What a node wants sent: filled by [`crate::Node::poll_transmit`], emptied by whoever owns the socket.
+
+use core::ops::Range;
+use std::net::SocketAddr;
+
+use codec::wire::control::Control;
+use codec::{DATAGRAM_BYTES, MAX_SHARDS};
+
+/// Bytes of a slot: the datagrams of the largest chunk side by side.
+pub const SLOT_BYTES: usize = MAX_SHARDS * DATAGRAM_BYTES;
+
+/// A place in the node's slot memory: bytes `index · SLOT_BYTES ..`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct SlotIndex(pub u32);
+
+/// What one message carries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Payload {
+    /// A train: `count` shard datagrams of 1,232 bytes, from number `first` of the slot on; one GSO message.
+    Train {
+        /// Where in the slot memory.
+        slot: SlotIndex,
+        /// Index of the first shard.
+        first: u8,
+        /// How many; at least 1.
+        count: u8,
+    },
+    /// One control datagram: a range of [`Outbox::control_bytes`].
+    Control(Range<usize>),
+}
+
+impl Payload {
+    /// For a train, the range of the slot memory that it is.
+    pub fn slot_memory_range(&self) -> Option<Range<usize>> {
+        match self {
+            Payload::Train { slot, first, count } => {
+                let start = slot.0 as usize * SLOT_BYTES + usize::from(*first) * DATAGRAM_BYTES;
+                Some(start..start + usize::from(*count) * DATAGRAM_BYTES)
+            }
+            Payload::Control(_) => None,
+        }
+    }
+}
+
+/// One message to be sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transmit {
+    /// To whom.
+    pub to: SocketAddr,
+    /// What.
+    pub payload: Payload,
+}
+
+/// A bounded batch of messages. Trains name slot memory, which stays as it is until the next call into the node:
+/// send (or copy) the whole batch before that.
+#[derive(Debug)]
+pub struct Outbox {
+    transmits: Vec<Transmit>,
+    control_bytes: Vec<u8>,
+    capacity: usize,
+}
+
+impl Outbox {
+    /// Room for `capacity` messages; allocated now and never again.
+    pub fn new(capacity: usize) -> Outbox {
+        assert!(capacity > 0, "an outbox without room would never be filled");
+        Outbox {
+            transmits: Vec::with_capacity(capacity),
+            control_bytes: Vec::with_capacity(capacity * DATAGRAM_BYTES),
+            capacity,
+        }
+    }
+
+    /// Forgets all messages.
+    pub fn clear(&mut self) {
+        self.transmits.clear();
+        self.control_bytes.clear();
+    }
+
+    /// The messages, in the order in which they are to be sent.
+    pub fn transmits(&self) -> &[Transmit] {
+        &self.transmits
+    }
+
+    /// The bytes that [`Payload::Control`] names.
+    pub fn control_bytes(&self) -> &[u8] {
+        &self.control_bytes
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.transmits.is_empty()
+    }
+
+    /// Whether another message finds no room.
+    pub fn is_full(&self) -> bool {
+        self.transmits.len() == self.capacity
+    }
+
+    /// Adds a train; the caller has seen that there is room.
+    pub fn push_train(&mut self, to: SocketAddr, slot: SlotIndex, first: usize, count: usize) {
+        debug_assert!(!self.is_full() && count > 0 && first + count <= MAX_SHARDS);
+        let payload = Payload::Train { slot, first: first as u8, count: count as u8 };
+        self.transmits.push(Transmit { to, payload });
+    }
+
+    /// Adds a control datagram; the caller has seen that there is room.
+    pub fn push_control(&mut self, to: SocketAddr, control: &Control) {
+        debug_assert!(!self.is_full());
+        let start = self.control_bytes.len();
+        self.control_bytes.extend_from_slice(&control.encode());
+        self.transmits.push(Transmit { to, payload: Payload::Control(start..self.control_bytes.len()) });
+    }
+}
