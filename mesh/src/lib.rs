@@ -1,6 +1,31 @@
-//! mesh
+//! The superpeer protocol as a state machine: sessions, channels, fan-out, repair. Publisher, relay and viewer are the
+//! same [`Node`] with a local source, with neither, or with a local sink.
+//!
+//! It has no socket, clock, thread or entropy: datagrams, time and a seed come in as arguments, and what is to be sent
+//! comes out of [`Node::poll_transmit`]. The same node so runs over io_uring, over plain sockets and in tests on
+//! virtual time.
 #![forbid(unsafe_code)]
 
+mod arena;
+mod channel;
+mod cookie;
+mod dial;
+mod fanout;
+mod hash;
+pub mod limits;
+mod node;
 mod outbox;
+mod session;
+mod sink;
+mod source;
+mod stats;
+mod time;
+mod window;
 
+pub use arena::Memory;
+pub use limits::Limits;
+pub use node::{Admission, ChannelId, ChannelSummary, DialId, Event, LostReason, Node, NodeConfig, Progress};
 pub use outbox::{Outbox, Payload, SLOT_BYTES, SlotIndex, Transmit};
+pub use sink::{OutputChunk, SinkConfig};
+pub use stats::{ChannelCounters, Counters, DropReason, Verdict};
+pub use time::Time;

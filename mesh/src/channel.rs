@@ -1,0 +1,81 @@
+//! One channel as this node carries it: its window, who gives it, who takes it.
+
+use arrayvec::ArrayVec;
+use codec::{ChannelVerifier, Sequence};
+
+use crate::fanout::Seats;
+use crate::limits::{REPAIR_HORIZON, UPSTREAMS_PER_CHANNEL_MAX};
+use crate::sink::Sink;
+use crate::source::Source;
+use crate::stats::{ChannelCounters, Counters};
+use crate::time::Time;
+use crate::window::Window;
+
+pub(crate) struct Channel {
+    pub(crate) verifier: ChannelVerifier,
+    pub(crate) window: Window,
+    pub(crate) seats: Seats,
+    /// Sessions with upstreams.
+    pub(crate) upstreams: ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX>,
+    pub(crate) source: Option<Source>,
+    pub(crate) sink: Option<Sink>,
+    pub(crate) counters: ChannelCounters,
+    /// The largest loss of a subscriber, in millionths.
+    pub(crate) loss_ppm_max: u32,
+    /// Shards fanned out to each subscriber so far.
+    pub(crate) shards_fanned: u64,
+    /// Repair requests sent so far: they take turns among the upstreams.
+    pub(crate) asks: usize,
+}
+
+impl Channel {
+    pub(crate) fn new(verifier: ChannelVerifier) -> Channel {
+        Channel {
+            verifier,
+            window: Window::new(),
+            seats: Seats::default(),
+            upstreams: ArrayVec::new(),
+            source: None,
+            sink: None,
+            counters: ChannelCounters::default(),
+            loss_ppm_max: 0,
+            shards_fanned: 0,
+            asks: 0,
+        }
+    }
+
+    /// Whether nobody here has to do with the channel any more.
+    pub(crate) fn is_idle(&self) -> bool {
+        let local = self.source.is_some() || self.sink.is_some();
+        !local && self.seats.is_empty() && self.upstreams.is_empty() && self.window.is_empty()
+    }
+
+    /// Whether a chunk waits for shards or for its turn.
+    pub(crate) fn has_open_work(&self) -> bool {
+        self.window.is_unsettled() || self.sink.as_ref().is_some_and(|sink| sink.is_waiting(&self.window))
+    }
+
+    /// The first chunk for a subscriber that asks for the channel from `from` on (0: the latest join point).
+    pub(crate) fn start_for(&self, from: Sequence) -> Sequence {
+        let window = &self.window;
+        match from {
+            Sequence(0) => window.latest_join_point(),
+            from if window.is_empty() || from >= window.oldest() => from.min(window.edge().next()),
+            _ => window.oldest_join_point(),
+        }
+    }
+
+    /// Settles what can be settled and counts it.
+    pub(crate) fn settle(&mut self, now: Time, totals: &mut Counters) {
+        let patience = self.sink.as_ref().map_or(REPAIR_HORIZON, Sink::delay);
+        while let Some(settled) = self.window.settle_next(now, patience) {
+            self.counters.shards_lost += settled.lost;
+            self.counters.shards_recovered += settled.recovered;
+            self.counters.shards_repaired += settled.repaired;
+            totals.shards_lost += settled.lost;
+            totals.shards_recovered += settled.recovered;
+            totals.shards_repaired += settled.repaired;
+            totals.chunks_lost += u64::from(settled.given_up);
+        }
+    }
+}

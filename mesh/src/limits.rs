@@ -1,0 +1,154 @@
+//! Every bound of a node, with its reason. What a user may want to set is in [`Limits`]; the rest is constant.
+
+use core::time::Duration;
+
+use codec::wire::DATAGRAM_BYTES;
+
+use crate::outbox::SLOT_BYTES;
+
+/// Bounds that a configuration sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Channels carried at once.
+    pub channels_max: usize,
+    /// Subscribers of all channels together.
+    pub subscribers_max: usize,
+    /// Sessions from one IPv4 address or one IPv6 /64: room for a household or an office behind one address, not for
+    /// one host to take every place.
+    pub sessions_per_address_max: usize,
+    /// How long a chunk is kept for repair and late joiners.
+    pub window: Duration,
+    /// Slot memory that one channel's window may fill, in bytes.
+    pub window_bytes_max: usize,
+}
+
+impl Default for Limits {
+    /// A small VPS: 10 s of window, of which 64 MiB hold 10 s at 30 Mbit/s.
+    fn default() -> Limits {
+        Limits {
+            channels_max: 1_000,
+            subscribers_max: 20_000,
+            sessions_per_address_max: 256,
+            window: Duration::from_secs(10),
+            window_bytes_max: 64 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// Chunks that one channel's window holds at most; never less than what reordering and repair need.
+    pub fn window_chunks_max(&self) -> usize {
+        (self.window_bytes_max / SLOT_BYTES).max(WINDOW_CHUNKS_MIN)
+    }
+}
+
+/// A third of a second of chunks: with less, repair has nothing to answer with.
+pub const WINDOW_CHUNKS_MIN: usize = 8;
+
+/// Publishers of one channel at a time: one, its replacement after a restart, and a second path for each.
+pub const PUBLISHERS_PER_CHANNEL_MAX: usize = 4;
+
+/// Sessions in which one channel comes to a node: accepted publishers and dialled relays.
+pub const UPSTREAMS_PER_CHANNEL_MAX: usize = 2 * PUBLISHERS_PER_CHANNEL_MAX;
+
+/// How long a session holds without a report: ten lost reports in a row.
+pub const LEASE: Duration = Duration::from_secs(10);
+
+/// How often the dialling end of a session reports.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it reports while it waits for the last chunk to be settled at the other end.
+pub const REPORT_INTERVAL_ENDING: Duration = Duration::from_millis(100);
+
+/// A dialled node that says nothing for this long (three answers to reports) is dialled anew.
+pub const SILENCE_MAX: Duration = Duration::from_millis(3_200);
+
+/// First wait for an answer to a `Hello`, and the longest one; between them it grows by half. The longest is short
+/// enough to be back within 3 s of a relay's return.
+pub const HELLO_WAIT_MIN: Duration = Duration::from_millis(200);
+/// See [`HELLO_WAIT_MIN`].
+pub const HELLO_WAIT_MAX: Duration = Duration::from_millis(1_000);
+
+/// Unanswered `Hello`s before the user is told.
+pub const HELLOS_UNTIL_TOLD: u32 = 5;
+
+/// A refusal asks the newcomer to wait this long.
+pub const REFUSED_WAIT: Duration = Duration::from_secs(5);
+
+/// A cookie is made for a time bucket of this length and holds for that one and the next.
+pub const COOKIE_BUCKET: Duration = Duration::from_secs(8);
+
+/// Leases and windows are looked through this often.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// While a chunk is short of shards or a joiner is behind, the node wants to be called this often.
+pub const TICK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What is missing of a chunk may only have been overtaken; nobody asks for it before this time has passed without
+/// an arrival.
+pub const REORDER_GRACE: Duration = Duration::from_millis(15);
+
+/// A peer's report names chunks that may still wait in its fan-out: they are not missing before this time.
+pub const EDGE_GRACE: Duration = Duration::from_millis(100);
+
+/// The least time between two requests for the same shards, beside the round trip.
+pub const REPAIR_INTERVAL_MIN: Duration = Duration::from_millis(30);
+
+/// Requests for one chunk: at 10 % loss each way, ten in a row fail once in 10^7.
+pub const REPAIR_TRIES_MAX: u8 = 10;
+
+/// A relay stops asking for a chunk after this time: no viewer waits longer by default.
+pub const REPAIR_HORIZON: Duration = Duration::from_secs(2);
+
+/// A joiner is not yet owed the chunks between its join point and the live edge: they are paced out to it.
+pub const JOIN_GRACE: Duration = Duration::from_millis(250);
+
+/// How many chunks before the first one seen a joiner waits for: 10 s of them.
+pub const JOIN_DISTANCE_MAX: u64 = 256;
+
+/// A gap of more chunks than this is not loss but a new start of the publisher: nothing in it is asked for.
+pub const GAP_CHUNKS_MAX: u64 = 256;
+
+/// A sequence number may be ahead of the live edge by as many as time has passed in µs (publishers start from their
+/// clock) and this many: 10 s of clock error.
+pub const SEQUENCE_AHEAD_MAX: u64 = 10_000_000;
+
+/// A joiner is served its backlog this many times faster than real time, so that it neither waits nor floods its line.
+pub const BACKLOG_SPEED: u64 = 4;
+
+/// The longest wait between two chunks of a backlog.
+pub const BACKLOG_INTERVAL_MAX: Duration = Duration::from_millis(10);
+
+/// Repair shards a subscriber may ask for before it was sent anything: one whole backlog of a second.
+pub const REPAIR_CREDIT_START: u32 = 1_024;
+/// The most it can save up.
+pub const REPAIR_CREDIT_MAX: u32 = 4_096;
+
+/// Failed signature checks a session may cause at once, and per second after: at 33 µs each, 3 % of a core.
+pub const BAD_SIGNATURES_MAX: u32 = 1_000;
+
+/// Control datagrams waiting to be sent. Past it a `Hello` goes unanswered and is repeated by its sender.
+pub const CONTROL_QUEUE_MAX: usize = 4_096;
+
+/// Answers to repair requests waiting to be sent.
+pub const ANSWER_QUEUE_MAX: usize = 4_096;
+
+/// Trains waiting to be fanned out. 500 channels, each with a chunk in four pieces.
+pub const JOB_QUEUE_MAX: usize = 2_048;
+
+/// A train that has waited this long is no longer live: it is skipped, the subscribers that miss it ask for repair
+/// once the load is gone.
+pub const JOB_AGE_MAX: Duration = Duration::from_millis(250);
+
+/// Events waiting to be taken.
+pub const EVENT_QUEUE_MAX: usize = 256;
+
+/// Local input that one push may bring: two whole chunks.
+pub const PUSH_BYTES_MAX: usize = 64 << 10;
+
+/// How long a publisher collects bytes before it makes a chunk of them.
+pub const CHUNK_TIME: Duration = Duration::from_millis(40);
+
+const _: () = assert!(SLOT_BYTES <= 65_507, "a whole chunk fits one UDP message");
+const _: () = assert!(GAP_CHUNKS_MAX >= JOIN_DISTANCE_MAX);
+const _: () = assert!(DATAGRAM_BYTES <= 1_232);

@@ -1,0 +1,339 @@
+//! The node: what comes in, what goes out, what is kept in between.
+
+mod control;
+mod handshake;
+mod inbound;
+mod local;
+mod timers;
+mod transmit;
+
+use std::collections::{HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use codec::wire::control::{ByeReason, Control, RefuseReason};
+use codec::wire::kind_of;
+use codec::{ChannelKey, ChannelTag, Fec, Sequence, ShardSet};
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use slab::Slab;
+
+use crate::arena::{Arena, Memory, SlotRef};
+use crate::channel::Channel;
+use crate::cookie::CookieJar;
+use crate::dial::Dial;
+use crate::fanout::Fanout;
+use crate::hash::{SeededMap, SeededState};
+use crate::limits::{ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, EVENT_QUEUE_MAX, Limits};
+use crate::outbox::{Outbox, Payload, Transmit};
+use crate::session::{PeerKey, Session};
+use crate::stats::{ChannelCounters, Counters, DropReason, Verdict};
+use crate::time::Time;
+
+/// Whose `Hello`s a node grants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Nobody's: it only dials.
+    Nobody,
+    /// Those for these channels.
+    Listed(HashSet<ChannelKey>),
+    /// Those for any channel.
+    Open,
+}
+
+/// What a node is told when it is made.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Whose sessions it grants.
+    pub admission: Admission,
+    /// Its bounds.
+    pub limits: Limits,
+}
+
+/// Names a channel with a local source or sink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct ChannelId(usize);
+
+/// Names a dial.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct DialId(usize);
+
+/// Why a session that had been granted is no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LostReason {
+    /// The other node said so.
+    Bye(ByeReason),
+    /// The other node said nothing for a while.
+    Silence,
+}
+
+/// What happened to a dial. The node goes on trying by itself in every case.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A session was granted.
+    Connected {
+        /// Which dial.
+        dial: DialId,
+        /// The live edge there; `None` when the channel is not live yet.
+        edge: Option<Sequence>,
+        /// This node's address as seen from there.
+        observed: SocketAddr,
+    },
+    /// A session was refused; it is asked for again after a while.
+    Refused {
+        /// Which dial.
+        dial: DialId,
+        /// Why.
+        reason: RefuseReason,
+        /// Other nodes that the refusing one named.
+        nodes: Vec<SocketAddr>,
+    },
+    /// Several `Hello`s went unanswered. Told once until there is an answer.
+    Unanswered {
+        /// Which dial.
+        dial: DialId,
+    },
+    /// A session ended.
+    Lost {
+        /// Which dial.
+        dial: DialId,
+        /// Why.
+        reason: LostReason,
+    },
+}
+
+/// Whether [`Node::poll_transmit`] has more to give.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Everything is in the outbox.
+    Idle,
+    /// The outbox is full: send it, clear it, poll again.
+    More,
+}
+
+/// What a node carries, for those who look after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelSummary {
+    /// The channel.
+    pub key: ChannelKey,
+    /// Sessions that take it.
+    pub subscribers: usize,
+    /// Sessions that give it.
+    pub upstreams: usize,
+    /// The live edge; 0 before the first chunk.
+    pub edge: Sequence,
+    /// Chunks in the window.
+    pub chunks: usize,
+    /// Its counts.
+    pub counters: ChannelCounters,
+}
+
+/// Shards to be sent once more, or for the first time, to one subscriber.
+struct Answer {
+    to: SocketAddr,
+    slot: SlotRef,
+    shards: ShardSet,
+}
+
+/// One node. It is driven by one loop:
+///
+/// ```
+/// # use std::net::{SocketAddr, UdpSocket};
+/// # use mesh::{Admission, Limits, Node, NodeConfig, Outbox, Payload, Progress, SLOT_BYTES, Time};
+/// # fn now() -> Time { Time(1) }
+/// # fn receive(_: Option<Time>) -> Option<(SocketAddr, Vec<u8>)> { None }
+/// # fn send(_: &Outbox) {}
+/// # let config = NodeConfig { admission: Admission::Open, limits: Limits::default() };
+/// let memory = Box::new(vec![0; 64 * SLOT_BYTES]);
+/// let mut node = Node::new(config, [7; 32], memory);
+/// let mut outbox = Outbox::new(256);
+/// # let mut rounds = 0;
+/// loop {
+///     // Sleeps until a datagram came or the time is reached. Drain all that arrived before polling: what one
+///     // wake-up brought of a chunk goes out as one train.
+///     while let Some((from, datagram)) = receive(node.next_timeout()) {
+///         node.handle_datagram(now(), from, &datagram);
+///     }
+///     node.handle_timeout(now());
+///     loop {
+///         outbox.clear();
+///         let progress = node.poll_transmit(now(), &mut outbox);
+///         send(&outbox); // Trains name slot memory: it stays as it is until the next call into the node.
+///         if progress == Progress::Idle {
+///             break;
+///         }
+///     }
+/// #   rounds += 1;
+/// #   if rounds == 2 { break }
+/// }
+/// ```
+pub struct Node {
+    admission: Admission,
+    limits: Limits,
+    random: ChaCha12Rng,
+    cookies: CookieJar,
+    arena: Arena,
+    fec: Fec,
+    channels: Slab<Channel>,
+    channels_by_tag: SeededMap<ChannelTag, usize>,
+    sessions: Slab<Session>,
+    sessions_by_peer: SeededMap<PeerKey, usize>,
+    /// Granted sessions by address.
+    sessions_by_address: SeededMap<IpAddr, usize>,
+    /// Granted sessions with subscribers.
+    subscribers: usize,
+    dials: Slab<Dial>,
+    /// Channels with a local source.
+    sources: Vec<usize>,
+    /// Control datagrams to be sent.
+    control: VecDeque<(SocketAddr, Control)>,
+    answers: VecDeque<Answer>,
+    /// Chunks with shards that are not yet in the fan-out: channel and number.
+    fresh: Vec<(usize, Sequence)>,
+    fanout: Fanout,
+    /// Sessions with a backlog.
+    backlogs: Vec<usize>,
+    tick_at: Option<Time>,
+    sweep_at: Time,
+    closing: bool,
+    events: VecDeque<Event>,
+    counters: Counters,
+}
+
+impl Node {
+    /// A node with nothing to do. `seed` must be random and secret where peers are strangers; equal seeds and equal
+    /// calls give equal behaviour. `memory` holds at least one slot of [`crate::SLOT_BYTES`]; it bounds all windows
+    /// together.
+    pub fn new(config: NodeConfig, seed: [u8; 32], memory: Memory) -> Node {
+        let mut random = ChaCha12Rng::from_seed(seed);
+        let mut cookie_secret = [0; 16];
+        random.fill_bytes(&mut cookie_secret);
+        let hashing = SeededState::new([random.next_u64(), random.next_u64()]);
+        Node {
+            admission: config.admission,
+            limits: config.limits,
+            random,
+            cookies: CookieJar::new(cookie_secret),
+            arena: Arena::new(memory),
+            fec: Fec::new(),
+            channels: Slab::new(),
+            channels_by_tag: SeededMap::with_hasher(hashing),
+            sessions: Slab::new(),
+            sessions_by_peer: SeededMap::with_hasher(hashing),
+            sessions_by_address: SeededMap::with_hasher(hashing),
+            subscribers: 0,
+            dials: Slab::new(),
+            sources: Vec::new(),
+            control: VecDeque::new(),
+            answers: VecDeque::new(),
+            fresh: Vec::new(),
+            fanout: Fanout::new(),
+            backlogs: Vec::new(),
+            tick_at: None,
+            sweep_at: Time::default(),
+            closing: false,
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes in one datagram.
+    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) -> Verdict {
+        self.counters.datagrams += 1;
+        let outcome = match kind_of(bytes) {
+            Some(0) => self.handle_shard(now, from, bytes),
+            Some(_) => self.handle_control(now, from, bytes),
+            None => Err(DropReason::NotOurs),
+        };
+        match outcome {
+            Ok(()) => Verdict::Kept,
+            Err(reason) => {
+                self.counters.dropped[reason as usize] += 1;
+                Verdict::Dropped(reason)
+            }
+        }
+    }
+
+    fn handle_control(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) -> Result<(), DropReason> {
+        match Control::parse(bytes).map_err(|_| DropReason::MalformedControl)? {
+            Control::Hello(hello) => self.handle_hello(now, from, &hello),
+            Control::Challenge(challenge) => self.handle_challenge(now, from, &challenge),
+            Control::Welcome(welcome) => self.handle_welcome(now, from, &welcome),
+            Control::Refuse(refuse) => self.handle_refuse(now, from, &refuse),
+            Control::Report(report) => self.handle_report(now, from, &report),
+            Control::Repair(repair) => self.handle_repair(from, &repair),
+            Control::Bye(bye) => self.handle_bye(now, from, &bye),
+        }
+    }
+
+    /// The next event, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The totals.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What is carried.
+    pub fn channels(&self) -> impl Iterator<Item = ChannelSummary> {
+        self.channels.iter().map(|(_, channel)| ChannelSummary {
+            key: channel.verifier.key(),
+            subscribers: channel.seats.len(),
+            upstreams: channel.upstreams.len(),
+            edge: channel.window.edge(),
+            chunks: channel.window.bodies(),
+            counters: channel.counters,
+        })
+    }
+
+    /// Sessions of both directions.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Bytes of slot memory that windows fill now.
+    pub fn window_bytes(&self) -> usize {
+        self.arena.in_use() * crate::SLOT_BYTES
+    }
+
+    /// Ends every session: the next polls give a `Bye` to each peer. New `Hello`s are refused.
+    pub fn close(&mut self) {
+        self.closing = true;
+        self.dials.clear();
+    }
+
+    /// The bytes of a message of the last batch, for those who send by copying.
+    pub fn bytes_of<'n>(&'n self, transmit: &Transmit, outbox: &'n Outbox) -> &'n [u8] {
+        match &transmit.payload {
+            Payload::Train { .. } => {
+                let range = transmit.payload.slot_memory_range().expect("a train has one");
+                self.arena.bytes(range)
+            }
+            Payload::Control(range) => &outbox.control_bytes()[range.clone()],
+        }
+    }
+
+    fn queue_control(&mut self, to: SocketAddr, control: Control) -> Result<(), DropReason> {
+        if self.control.len() >= CONTROL_QUEUE_MAX {
+            return Err(DropReason::QueueFull);
+        }
+        self.control.push_back((to, control));
+        Ok(())
+    }
+
+    fn queue_answer(&mut self, answer: Answer) -> bool {
+        let room = self.answers.len() < ANSWER_QUEUE_MAX;
+        if room {
+            self.answers.push_back(answer);
+        }
+        room
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.events.len() == EVENT_QUEUE_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+}

@@ -1,0 +1,136 @@
+//! Shards coming in: verified, stored, completed, marked for the fan-out.
+
+use std::net::SocketAddr;
+
+use codec::wire::control::Sender;
+use codec::{Sequence, ShardSet, ShardView, VerifyError, restore_chunk, verify_shard};
+
+use crate::limits::TICK_INTERVAL;
+use crate::node::Node;
+use crate::session::{PeerKey, Side, parity_for};
+use crate::stats::DropReason;
+use crate::time::Time;
+use crate::window::Body;
+
+impl Node {
+    pub(super) fn handle_shard(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<(), DropReason> {
+        let shard = ShardView::parse(bytes).map_err(|_| DropReason::MalformedShard)?;
+        let tag = shard.tag();
+        let channel_index = *self.channels_by_tag.get(&tag).ok_or(DropReason::UnknownChannel)?;
+        let peer = PeerKey { address: from, tag, peer: Sender::Upstream };
+        let session_index = *self.sessions_by_peer.get(&peer).ok_or(DropReason::NotUpstream)?;
+        let identity = self.verify(now, &shard, channel_index, session_index)?;
+
+        let sequence = identity.header.sequence;
+        let session = &mut self.sessions[session_index];
+        session.heard_at = now;
+        let Side::Upstream(upstream) = &mut session.side else { return Err(DropReason::NotUpstream) };
+        upstream.shards_received += 1;
+        if self.channels[channel_index].window.body_mut(sequence).is_none() {
+            upstream.note_chunk(now, identity.header.capture_us);
+            let slot = self.take_slot(channel_index);
+            // Making room may have moved the window past the very chunk that needs it.
+            if let Err(reason) = self.channels[channel_index].window.admit(now, sequence) {
+                self.arena.give_back(slot);
+                return Err(reason);
+            }
+            self.channels[channel_index].window.open(now, &identity.header, Body::new(identity, slot));
+            self.counters.chunks += 1;
+        }
+        let channel = &mut self.channels[channel_index];
+        channel.counters.shards_received += 1;
+        self.counters.shards_stored += 1;
+        let chunk = channel.window.get_mut(sequence).expect("it was there or was opened");
+        chunk.note_arrival(now, shard.index());
+        let slot = chunk.body.as_ref().expect("it was there or was opened").slot;
+        self.arena.store(slot, shard.index(), shard.datagram());
+        self.chunk_grew(now, channel_index, sequence);
+        Ok(())
+    }
+
+    /// Everything that decides whether a shard is taken, cheapest first.
+    fn verify(
+        &mut self,
+        now: Time,
+        shard: &ShardView<'_>,
+        channel: usize,
+        session: usize,
+    ) -> Result<codec::ChunkIdentity, DropReason> {
+        let channel = &mut self.channels[channel];
+        let sequence = shard.header().sequence;
+        channel.window.admit(now, sequence)?;
+        let body = channel.window.body_mut(sequence);
+        if body.as_ref().is_some_and(|body| body.held.contains(shard.index())) {
+            return Err(DropReason::Duplicate);
+        }
+        let Side::Upstream(upstream) = &mut self.sessions[session].side else {
+            return Err(DropReason::NotUpstream);
+        };
+        if !upstream.may_check_signature(now) && body.is_none() {
+            return Err(DropReason::SignatureFlood);
+        }
+        let known = body.map(|body| body.identity);
+        let verified = verify_shard(shard, &channel.verifier, known.as_ref());
+        let checked =
+            known.is_none() || matches!(verified, Err(VerifyError::Signature | VerifyError::Equivocation));
+        self.counters.signature_checks += u64::from(checked);
+        verified.map_err(|error| match error {
+            VerifyError::Proof => DropReason::BadProof,
+            VerifyError::Signature => {
+                upstream.note_bad_signature();
+                DropReason::BadSignature
+            }
+            VerifyError::Equivocation => DropReason::Equivocation,
+        })
+    }
+
+    /// Shards of a chunk were stored. Completes it if that is now possible, and marks for the fan-out what subscribers
+    /// want and were not sent yet.
+    pub(super) fn chunk_grew(&mut self, now: Time, index: usize, sequence: Sequence) {
+        let channel = &mut self.channels[index];
+        let (loss_ppm, audience) = (channel.loss_ppm_max, !channel.seats.is_empty());
+        let Some(body) = channel.window.body_mut(sequence) else { return };
+        let layout = body.identity.header.layout();
+        let parity = parity_for(loss_ppm, layout.data_shards(), layout.parity_shards());
+        let wanted = ShardSet::range(0, layout.data_shards() + parity);
+        if body.is_decodable() && !wanted.minus(body.held).is_empty() {
+            restore(body, &mut self.arena, &mut self.fec, &mut self.counters);
+        }
+        self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
+        if !audience {
+            // Whoever joins later is sent it as backlog.
+            body.fanned = body.held;
+            return;
+        }
+        let was_listed = !body.fresh.is_empty();
+        body.fresh = body.held.intersection(wanted).minus(body.fanned);
+        if !was_listed && !body.fresh.is_empty() {
+            self.fresh.push((index, sequence));
+        }
+    }
+}
+
+/// Makes the shards that are not held, from k that are.
+pub(super) fn restore(
+    body: &mut Body,
+    arena: &mut crate::arena::Arena,
+    fec: &mut codec::Fec,
+    counters: &mut crate::Counters,
+) {
+    let memory = arena.slot_mut(body.slot, body.identity.header.layout());
+    match restore_chunk(memory, &body.identity, body.held, fec) {
+        Ok(()) => {
+            body.made_whole();
+            counters.chunks_restored += 1;
+        }
+        Err(_) => {
+            body.inconsistent = true;
+            counters.chunks_inconsistent += 1;
+        }
+    }
+}

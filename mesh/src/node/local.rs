@@ -1,0 +1,183 @@
+//! The local ends: a source that is fed, a sink that is emptied, dials to other nodes.
+
+use std::net::SocketAddr;
+
+use codec::wire::control::Role;
+use codec::{ChannelKey, ChannelSecret, InvalidKey, seal_chunk};
+
+use crate::arena::SlotRef;
+use crate::channel::Channel;
+use crate::dial::{Dial, DialState};
+use crate::limits::PUSH_BYTES_MAX;
+use crate::node::{ChannelId, DialId, Node};
+use crate::sink::{OutputChunk, Playout, Sink, SinkConfig};
+use crate::source::{Cut, Source};
+use crate::stats::ChannelCounters;
+use crate::time::Time;
+use crate::window::Body;
+
+impl Node {
+    /// Makes this node the publisher of a channel.
+    pub fn add_source(&mut self, now: Time, secret: ChannelSecret) -> ChannelId {
+        let index = self.find_or_add_channel(&secret.key()).expect("a secret's own key is valid");
+        self.channels[index].source = Some(Source::new(secret, now));
+        self.sources.push(index);
+        ChannelId(index)
+    }
+
+    /// Makes this node a viewer of a channel.
+    ///
+    /// # Errors
+    /// [`InvalidKey`] when `key` cannot be a channel.
+    pub fn add_sink(&mut self, key: &ChannelKey, config: SinkConfig) -> Result<ChannelId, InvalidKey> {
+        let index = self.find_or_add_channel(key)?;
+        self.channels[index].sink = Some(Sink::new(config));
+        Ok(ChannelId(index))
+    }
+
+    /// Wants a session with the node at `target`, now and for good: to give it the channel where the source is here,
+    /// to take it otherwise.
+    pub fn dial(&mut self, now: Time, channel: ChannelId, target: SocketAddr) -> DialId {
+        let role = match self.channels[channel.0].source {
+            Some(_) => Role::Publish,
+            None => Role::Subscribe,
+        };
+        DialId(self.dials.insert(Dial::new(target, channel.0, role, now)))
+    }
+
+    /// Turns a dial to another node; the session it had is ended.
+    pub fn redirect(&mut self, now: Time, dial: DialId, target: SocketAddr) {
+        if let DialState::Live(session) = self.dials[dial.0].state {
+            self.say_bye(session, codec::wire::control::ByeReason::Done);
+            self.end_session(session);
+        }
+        let dial = &mut self.dials[dial.0];
+        dial.target = target;
+        dial.answered();
+        dial.rest(now);
+    }
+
+    /// Feeds the source of a channel; at most 64 KiB at once. Chunks are made as they fill up.
+    pub fn push(&mut self, now: Time, channel: ChannelId, bytes: &[u8]) {
+        assert!(bytes.len() <= PUSH_BYTES_MAX, "{} bytes in one push, {PUSH_BYTES_MAX} may be", bytes.len());
+        self.source_mut(channel).append(now, bytes);
+        while self.source_mut(channel).is_full() {
+            self.make_chunk(now, channel, Cut::Shards, false);
+        }
+    }
+
+    /// A viewer may start `back` bytes before the end of what was pushed, if these are not under way already: a new
+    /// chunk starts there.
+    pub fn mark_join_point(&mut self, now: Time, channel: ChannelId, back: usize) {
+        if let Some(before) = self.source_mut(channel).mark_join_point(back) {
+            self.make_chunk(now, channel, Cut::Bytes(before), false);
+            self.source_mut(channel).next_is_join_point();
+        }
+    }
+
+    /// Any chunk from now on is a join point: for streams that have no better ones.
+    pub fn next_is_join_point(&mut self, channel: ChannelId) {
+        self.source_mut(channel).next_is_join_point();
+    }
+
+    /// Ends the channel with what is pending.
+    pub fn finish(&mut self, now: Time, channel: ChannelId) {
+        let pending = self.source_mut(channel).pending_bytes();
+        self.make_chunk(now, channel, Cut::Bytes(pending), true);
+        for (_, session) in self.sessions.iter_mut().filter(|(_, session)| session.channel == channel.0) {
+            session.report_at = session.report_at.min(now);
+        }
+    }
+
+    /// After [`Node::finish`]: whether every node that this one publishes to has settled the last chunk.
+    pub fn is_drained(&self, channel: ChannelId) -> bool {
+        let edge = self.channels[channel.0].window.edge();
+        let settled = |state: DialState| match state {
+            DialState::Live(session) => self.settled_by(session) >= edge,
+            _ => false,
+        };
+        self.dials.iter().filter(|(_, dial)| dial.channel == channel.0).all(|(_, dial)| settled(dial.state))
+    }
+
+    fn source_mut(&mut self, channel: ChannelId) -> &mut Source {
+        self.channels[channel.0].source.as_mut().expect("a channel that was added with its secret")
+    }
+
+    pub(super) fn make_chunk(&mut self, now: Time, channel: ChannelId, cut: Cut, last: bool) {
+        let slot = self.take_slot(channel.0);
+        let Channel { source, window, .. } = &mut self.channels[channel.0];
+        let source = source.as_mut().expect("a channel that was added with its secret");
+        let mut header = source.plan(now, cut);
+        header.last = last;
+        let layout = header.layout();
+        let payload = &source.pending()[..header.payload_bytes()];
+        let memory = self.arena.slot_mut(slot, layout);
+        let identity = seal_chunk(memory, &header, [payload], &source.secret, &mut self.fec);
+        source.consume(&header);
+
+        let mut body = Body::new(identity, slot);
+        body.held = layout.all_shards();
+        window.open(now, &header, body);
+        self.counters.chunks += 1;
+        self.channels[channel.0].settle(now, &mut self.counters);
+        self.chunk_grew(now, channel.0, header.sequence);
+    }
+
+    /// The next chunk of a channel's viewer, if it is time for it. The memory it names stays until the next call into
+    /// the node.
+    pub fn next_chunk(&mut self, now: Time, channel: ChannelId) -> Option<OutputChunk> {
+        let channel = &mut self.channels[channel.0];
+        let sink = channel.sink.as_mut()?;
+        loop {
+            match sink.advance(now, &channel.window) {
+                Playout::Write(chunk) => {
+                    channel.counters.chunks_delivered += 1;
+                    return Some(chunk);
+                }
+                Playout::Skip(chunks) => channel.counters.chunks_skipped += chunks,
+                Playout::Wait => return None,
+            }
+        }
+    }
+
+    /// The payload of a chunk that [`Node::next_chunk`] just gave, in order.
+    pub fn payload(&self, chunk: &OutputChunk) -> impl Iterator<Item = &[u8]> {
+        chunk.header.payload(self.arena.slot(chunk.slot, chunk.header.layout()))
+    }
+
+    /// The counts of one channel.
+    pub fn channel_counters(&self, channel: ChannelId) -> &ChannelCounters {
+        &self.channels[channel.0].counters
+    }
+
+    /// A free slot; the longest window gives up its oldest chunk when there is none, this channel's own when it is
+    /// at its limit.
+    pub(super) fn take_slot(&mut self, channel: usize) -> SlotRef {
+        let window = &mut self.channels[channel].window;
+        while window.bodies() >= self.limits.window_chunks_max() {
+            window.evict_oldest(&mut self.arena);
+        }
+        loop {
+            if let Some(slot) = self.arena.take() {
+                return slot;
+            }
+            let longest = self.channels.iter_mut().max_by_key(|(_, channel)| channel.window.bodies());
+            let (_, longest) = longest.expect("the channel that needs a slot is one");
+            assert!(longest.window.evict_oldest(&mut self.arena), "every slot taken belongs to a window");
+        }
+    }
+
+    /// # Errors
+    /// When `key` is not a usable public key.
+    pub(super) fn find_or_add_channel(&mut self, key: &ChannelKey) -> Result<usize, InvalidKey> {
+        let tag = key.tag();
+        if let Some(index) = self.channels_by_tag.get(&tag) {
+            // Two keys with one tag: 2^64 work for an attacker, and then the first comer keeps it.
+            let same = self.channels[*index].verifier.key() == *key;
+            return if same { Ok(*index) } else { Err(InvalidKey) };
+        }
+        let index = self.channels.insert(Channel::new(key.verifier()?));
+        self.channels_by_tag.insert(tag, index);
+        Ok(index)
+    }
+}

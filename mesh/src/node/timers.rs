@@ -1,0 +1,145 @@
+//! What is due when: dials, reports, repair requests, chunks of the source, leases and windows.
+
+use arrayvec::ArrayVec;
+use codec::wire::control::{ByeReason, Control, Repair, Wanted};
+
+use crate::dial::DialState;
+use crate::limits::{
+    LEASE, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL, REPORT_INTERVAL_ENDING, SILENCE_MAX,
+    SWEEP_INTERVAL, TICK_INTERVAL,
+};
+use crate::node::{ChannelId, LostReason, Node};
+use crate::source::Cut;
+use crate::time::Time;
+
+impl Node {
+    /// When [`Node::handle_timeout`] wants to be called, if nothing comes in before.
+    pub fn next_timeout(&self) -> Option<Time> {
+        let dials = self.dials.iter().filter_map(|(_, dial)| match dial.state {
+            DialState::Live(session) => Some(self.sessions[session].report_at),
+            _ => dial.due(),
+        });
+        let sources = self.sources.iter().filter_map(|&index| self.source_due(index));
+        let idle = self.sessions.is_empty() && self.channels.is_empty();
+        let sweep = (!idle).then_some(self.sweep_at);
+        dials.chain(sources).chain(self.tick_at).chain(sweep).min()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.flush_sources(now);
+        for index in 0..self.dials.capacity() {
+            self.handle_dial(now, index);
+        }
+        if self.tick_at.is_some_and(|at| at <= now) {
+            self.tick(now);
+        }
+        if self.sweep_at <= now {
+            self.sweep(now);
+            self.sweep_at = now.after(SWEEP_INTERVAL);
+        }
+    }
+
+    fn source_due(&self, channel: usize) -> Option<Time> {
+        self.channels[channel].source.as_ref().and_then(|source| source.due())
+    }
+
+    /// Makes chunks of what has been pending for a chunk's time.
+    fn flush_sources(&mut self, now: Time) {
+        for place in 0..self.sources.len() {
+            let index = self.sources[place];
+            while self.source_due(index).is_some_and(|due| due <= now) {
+                self.make_chunk(now, ChannelId(index), Cut::Shards, false);
+            }
+        }
+    }
+
+    fn handle_dial(&mut self, now: Time, index: usize) {
+        let Some(dial) = self.dials.get(index) else { return };
+        match dial.state {
+            DialState::Live(session) if self.sessions[session].report_at <= now => {
+                self.report_or_give_up(now, session);
+            }
+            DialState::Live(_) => {}
+            _ if dial.due().is_some_and(|due| due <= now) => self.greet(now, index),
+            _ => {}
+        }
+    }
+
+    fn report_or_give_up(&mut self, now: Time, index: usize) {
+        if now.since(self.sessions[index].heard_at) > SILENCE_MAX {
+            // It may hold the session still: without the goodbye it would go on sending.
+            self.say_bye(index, ByeReason::Done);
+            self.lose_session(now, index, LostReason::Silence);
+            return;
+        }
+        let source = &self.channels[self.sessions[index].channel].source;
+        let ending = source.as_ref().is_some_and(|source| source.ended);
+        let interval = if ending { REPORT_INTERVAL_ENDING } else { REPORT_INTERVAL };
+        self.sessions[index].report_at = now.after(interval);
+        let (to, report) = (self.sessions[index].peer.address, self.report(now, index));
+        // With a full queue the next report says it all: counts are totals.
+        let _ = self.queue_control(to, Control::Report(report));
+    }
+
+    /// Settles chunks, asks for what is missing, and goes on as long as there is something to wait for.
+    fn tick(&mut self, now: Time) {
+        let mut open_work = !self.backlogs.is_empty();
+        for index in 0..self.channels.capacity() {
+            let Some(channel) = self.channels.get_mut(index) else { continue };
+            if channel.window.is_unsettled() {
+                channel.settle(now, &mut self.counters);
+                self.ask_for_repair(now, index);
+            }
+            open_work |= self.channels[index].has_open_work();
+        }
+        self.tick_at = open_work.then_some(now.after(TICK_INTERVAL));
+    }
+
+    fn ask_for_repair(&mut self, now: Time, index: usize) {
+        let channel = &mut self.channels[index];
+        if channel.upstreams.is_empty() {
+            return;
+        }
+        let session = channel.upstreams[channel.asks % channel.upstreams.len()];
+        let rtt = self.sessions[session].rtt.unwrap_or_default();
+        let again_at = now.after(REPAIR_INTERVAL_MIN.max(rtt * 5 / 4));
+        let due = channel
+            .window
+            .unsettled_mut()
+            .filter(|chunk| chunk.ask_at <= now && chunk.asks < REPAIR_TRIES_MAX && !chunk.is_complete());
+        let mut wanted: ArrayVec<Wanted, { codec::wire::control::REPAIRS_MAX }> = ArrayVec::new();
+        for chunk in due.take(wanted.capacity()) {
+            let shards = chunk.wanted();
+            chunk.was_asked(shards, again_at);
+            wanted.push(Wanted { sequence: chunk.sequence, shards });
+        }
+        if !wanted.is_empty() {
+            channel.asks = channel.asks.wrapping_add(1);
+            let session = &self.sessions[session];
+            let (to, repair) = (session.peer.address, Repair { header: session.header(), wanted });
+            let _ = self.queue_control(to, Control::Repair(repair));
+        }
+    }
+
+    /// Ends what has run out: leases, windows, channels nobody has to do with.
+    fn sweep(&mut self, now: Time) {
+        for index in 0..self.sessions.capacity() {
+            let granted = self.sessions.get(index).filter(|session| session.dial.is_none());
+            if granted.is_some_and(|session| now.since(session.heard_at) > LEASE) {
+                self.counters.leases_expired += 1;
+                self.end_session(index);
+            }
+        }
+        let horizon = Time(now.0.saturating_sub(crate::time::micros(self.limits.window)));
+        for index in 0..self.channels.capacity() {
+            let Some(channel) = self.channels.get_mut(index) else { continue };
+            channel.window.evict_before(horizon, &mut self.arena);
+            channel.loss_ppm_max = channel.seats.iter().map(|seat| seat.loss_ppm).max().unwrap_or(0);
+            if channel.is_idle() {
+                self.channels_by_tag.remove(&channel.verifier.tag());
+                self.channels.remove(index);
+            }
+        }
+    }
+}

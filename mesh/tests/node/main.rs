@@ -1,0 +1,4 @@
+//! Nodes among themselves and among strangers, on virtual time.
+
+mod lab;
+mod stream;
