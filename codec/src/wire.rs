@@ -32,11 +32,16 @@ pub(crate) mod kind {
     pub(crate) const BYE: u8 = 7;
 }
 
-/// A chunk's number: strictly increasing within a channel, over restarts of its publisher too. 0 is never a chunk.
+/// A chunk's number, 1 to 2^63 − 1: strictly increasing within a channel, over restarts of its publisher too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Sequence(pub u64);
 
 impl Sequence {
+    /// Whether a chunk can have this number.
+    pub fn is_valid(self) -> bool {
+        0 < self.0 && self.0 < 1 << 63
+    }
+
     /// The chunk after this one.
     #[must_use]
     pub fn next(self) -> Sequence {

@@ -126,6 +126,8 @@ pub(crate) struct Window {
     floor: Sequence,
     /// Chunks up to this one are complete or given up.
     settled: Sequence,
+    /// When the first chunk came.
+    begun: Option<Time>,
     /// When the live edge came.
     edge_seen: Time,
     /// Chunks that have a slot.
@@ -140,6 +142,7 @@ impl Window {
             chunks: VecDeque::new(),
             floor: Sequence(0),
             settled: Sequence(0),
+            begun: None,
             edge_seen: Time::default(),
             bodies: 0,
             usual_shards: 0,
@@ -189,7 +192,8 @@ impl Window {
     fn position(&self, sequence: Sequence) -> Result<usize, usize> {
         // Almost always the number is near the edge and the numbers before it are without gaps.
         let behind = self.edge().since(sequence);
-        let guess = usize::try_from(behind).ok().and_then(|behind| self.chunks.len().checked_sub(behind + 1));
+        let from_end = usize::try_from(behind).ok().and_then(|behind| behind.checked_add(1));
+        let guess = from_end.and_then(|from_end| self.chunks.len().checked_sub(from_end));
         match guess {
             Some(place) if self.chunks[place].sequence == sequence => Ok(place),
             _ => self.chunks.binary_search_by_key(&sequence, |chunk| chunk.sequence),
@@ -235,7 +239,8 @@ impl Window {
             self.begin_at(Sequence(sequence.0.saturating_sub(distance).max(1)));
         }
         if sequence > self.edge() {
-            let joining = self.chunks.is_empty();
+            let begun = *self.begun.get_or_insert(now);
+            let joining = now.since(begun) < JOIN_GRACE;
             let (grace, pace) =
                 if joining { (JOIN_GRACE, BACKLOG_INTERVAL_MAX) } else { (REORDER_GRACE, Duration::ZERO) };
             self.extend_to(now, sequence, grace, pace);

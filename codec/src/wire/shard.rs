@@ -151,7 +151,7 @@ impl ChunkHeader {
         payload_bytes: usize,
     ) -> Option<ChunkHeader> {
         let fits = payload_bytes.div_ceil(layout.shard_bytes()).max(1) == layout.data_shards();
-        let payload_bytes = u16::try_from(payload_bytes).ok().filter(|_| fits && sequence.0 != 0)?;
+        let payload_bytes = u16::try_from(payload_bytes).ok().filter(|_| fits && sequence.is_valid())?;
         Some(ChunkHeader {
             tag,
             sequence,
@@ -265,9 +265,9 @@ pub enum ShardError {
         /// k.
         data_shards: u8,
     },
-    /// Sequence number 0.
-    #[error("0 is not a sequence number")]
-    Sequence,
+    /// A sequence number that no chunk has.
+    #[error("{0} is not a sequence number: 1 to 2^63 - 1 are")]
+    Sequence(u64),
 }
 
 /// A shard datagram whose fields are valid; nothing is verified yet.
@@ -299,8 +299,8 @@ impl<'d> ShardView<'d> {
             return Err(ShardError::Flags { flags, index });
         }
         let sequence = Sequence(u64_at(bytes, SEQUENCE_AT));
-        if sequence.0 == 0 {
-            return Err(ShardError::Sequence);
+        if !sequence.is_valid() {
+            return Err(ShardError::Sequence(sequence.0));
         }
         let payload_bytes = u16_at(bytes, PAYLOAD_AT);
         let header =
