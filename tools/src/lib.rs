@@ -1,1 +1,38 @@
-//! placeholder
+//! Everything a person types: the commands of `superpeer`, and the parts they are made of.
+//!
+//! It does not define the protocol (that is `codec` and `mesh`) and is not the relay daemon (that is `relay`).
+
+use std::io::Write;
+use std::process::ExitCode;
+
+mod cli;
+pub mod demo;
+pub mod error;
+pub mod input;
+pub mod key_file;
+pub mod keygen;
+pub mod link;
+pub mod mpegts;
+pub mod output;
+pub mod publish;
+pub mod resolve;
+pub mod watch;
+
+pub use error::Error;
+
+/// Runs the command on the command line; returns the exit status: 0, 1 on a failure, 2 on wrong usage.
+pub fn run() -> ExitCode {
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cli::Failure::CommandLine(error)) => {
+            // Help counts as such an error too. That its reader has gone is no failure.
+            let _ = error.print();
+            ExitCode::from(error.exit_code() as u8)
+        }
+        Err(cli::Failure::Command(error)) => {
+            // With standard error closed there is nobody to tell; the exit status still says it.
+            let _ = writeln!(std::io::stderr(), "superpeer: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}

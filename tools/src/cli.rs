@@ -1,0 +1,88 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+
+use crate::{Error, demo, keygen, link, publish, watch};
+
+/// Live streams over UDP, through super-peers that carry them to everyone.
+#[derive(Parser, Debug)]
+#[command(name = "superpeer", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  superpeer demo
+  superpeer keygen --name demo demo.key
+  ffmpeg -re -i film.mp4 -c copy -f mpegts - |
+    superpeer publish --key demo.key --relay 127.0.0.1:7450
+  superpeer watch \"$(superpeer link --relay 127.0.0.1:7450 demo.key)\" --exec 'mpv -'";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Demo(demo::Args),
+    Keygen(keygen::Args),
+    Link(link::Args),
+    Publish(publish::Args),
+    Watch(watch::Args),
+}
+
+/// Why a command line led to nothing.
+pub(crate) enum Failure {
+    /// It is wrong, or asked for help.
+    CommandLine(clap::Error),
+    /// Its command failed.
+    Command(Error),
+}
+
+pub(crate) fn run() -> Result<(), Failure> {
+    let cli = Cli::try_parse().map_err(Failure::CommandLine)?;
+    let done = match cli.command {
+        Command::Demo(args) => demo::run(args),
+        Command::Keygen(args) => keygen::run(args),
+        Command::Link(args) => link::run(args),
+        Command::Publish(args) => publish::run(args),
+        Command::Watch(args) => watch::run(args),
+    };
+    done.map_err(Failure::Command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::input::InputSpec;
+    use crate::output::OutputSpec;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_not_given_has_a_default() {
+        let publish = ["superpeer", "publish", "--key", "demo.key", "--relay", "127.0.0.1:7450"];
+        let Command::Publish(args) = Cli::try_parse_from(publish).unwrap().command else { panic!() };
+        assert_eq!((args.input, args.looped), (InputSpec::Stdin, false));
+
+        let link = format!("magnet:?xs=urn:btpk:{}&x.pe=a:1", "0".repeat(64));
+        let watch = |more: &[&str]| {
+            let line = ["superpeer", "watch", &link].into_iter().chain(more.iter().copied());
+            let Command::Watch(args) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+            args
+        };
+        let args = watch(&[]);
+        assert_eq!((args.output(), args.from, args.delay_ms), (OutputSpec::Stdout, watch::From::Live, 1000));
+        assert_eq!(watch(&["--exec", "mpv -"]).output(), OutputSpec::Program("mpv -".into()));
+        let relays = watch(&["--relay", "b:2", "--relay", "a:1"]).relays();
+        assert_eq!(relays.unwrap(), ["a:1", "b:2"]);
+
+        let Command::Demo(args) = Cli::try_parse_from(["superpeer", "demo"]).unwrap().command else {
+            panic!()
+        };
+        assert_eq!((args.viewers, args.seconds, args.bitrate.bits_per_second), (50, 10, 4_000_000));
+    }
+}
