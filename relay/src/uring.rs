@@ -1,0 +1,242 @@
+//! The io_uring data plane: one UDP socket, one ring, one thread.
+//!
+//! It moves datagrams and knows nothing of what they say. Payloads are not copied in user space: datagrams are handed
+//! over where the kernel put them, trains are sent from the slot memory.
+//!
+//! ```no_run
+//! use mesh::Outbox;
+//! use relay::uring::{Plane, SlotMemory};
+//!
+//! let slots = SlotMemory::map(1024 * mesh::SLOT_BYTES)?;
+//! let mut plane = Plane::open("[::]:7000".parse()?, slots.region())?;
+//! let mut outbox = Outbox::new(4096);
+//! loop {
+//!     plane.receive(|from, datagram| println!("{} bytes from {from}", datagram.len()));
+//!     // ... let the node fill the outbox ...
+//!     plane.transmit(&outbox);
+//!     outbox.clear();
+//!     plane.wait(None)?;
+//! }
+//! # #[expect(unreachable_code, reason = "gives the loop's `?` a type to return")]
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Who owns which memory, and for how long
+//!
+//! The compiler sees none of what the kernel reads and writes. These promises stand in for it; every `SAFETY` comment
+//! of this folder names the one it rests on.
+//!
+//! 1. **A mapping lives until its last owner is dropped, and never moves.** Owners are [`SlotMemory`] with all its
+//!    [`SlotRegion`]s, and the receive buffers. *Else:* the kernel writes datagrams into memory that meanwhile belongs
+//!    to somebody else.
+//! 2. **A receive buffer is the kernel's, or it is held; never both.** It is held from the completion that names it
+//!    until it is given back, and a completion is turned into a holding once. *Else:* the next datagram overwrites the
+//!    one that is being read.
+//! 3. **The ring is quiet before the receive buffers go.** Dropping it cancels every request and waits for that;
+//!    `Plane`'s fields are dropped in the order in which they stand, ring before buffers. *Else:* as in promise 1, and
+//!    the port stays taken after the plane is gone.
+//! 4. **What a send points to stays until the ring has taken it in.** A send never blocks (`MSG_DONTWAIT`) and is never
+//!    punted to another thread (no link, drain or async flag), so the kernel is done with payload and address when
+//!    `io_uring_enter` returns; `transmit` does not return before. *Else:* a subscriber is sent another one's bytes, or
+//!    bytes of no one.
+//! 5. **Slot memory becomes a reference through [`SlotMemory`] only.** A [`SlotRegion`] is good for an address that is
+//!    given to the kernel. *Else:* a shared and an exclusive reference to the same bytes. What is left when the slots
+//!    are changed during a send is a datagram of mixed bytes, which no receiver takes: its proof does not hold.
+//! 6. **What an option or message header points to outlives the system call**, and says its own length. *Else:* the
+//!    kernel reads or writes past it.
+//! 7. **One thread creates, drives and drops the ring** (`SINGLE_ISSUER`): `Plane` is not `Send`. *Else:* every call
+//!    fails with `EEXIST`, and completions never run.
+//!
+//! Zero-copy sends would break promise 4 as it stands: the slots of a batch would have to be held until the kernel's
+//! notification, so `transmit` would return what it still holds.
+
+mod address;
+mod budget;
+mod buffers;
+mod counters;
+mod error;
+mod memory;
+mod probe;
+mod receive;
+mod ring;
+mod segmentation;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod transmit;
+mod waker;
+
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use buffers::{Held, ReceiveBuffers};
+pub use counters::PlaneCounters;
+pub use error::OpenError;
+pub use memory::{SlotMemory, SlotRegion};
+pub use probe::Probe;
+use receive::MessageShape;
+use ring::{Completion, Ring};
+use segmentation::Segmentation;
+use socket::Socket;
+use transmit::Sending;
+pub use waker::Waker;
+
+/// A UDP socket driven through io_uring. Stays on the thread that opened it (promise 7):
+///
+/// ```compile_fail,E0277
+/// fn on_another_thread(plane: impl Send) {}
+/// fn try_it(plane: relay::uring::Plane) { on_another_thread(plane) }
+/// ```
+pub struct Plane {
+    // The order of these fields is part of promise 3.
+    ring: Ring,
+    buffers: ReceiveBuffers,
+    shape: Box<MessageShape>,
+    socket: Socket,
+    waker: Waker,
+    region: SlotRegion,
+
+    /// Received, not handed over yet.
+    arrived: VecDeque<Held>,
+    /// The sends under way; empty between calls.
+    window: Vec<Sending>,
+    segmentation: Segmentation,
+    refused: Vec<SocketAddr>,
+
+    receiving: bool,
+    listening_for_wakes: bool,
+    woken: bool,
+    receive_error: Option<io::Error>,
+    counters: PlaneCounters,
+    probe: Probe,
+    stays_on_its_thread: PhantomData<*const ()>,
+}
+
+impl Plane {
+    /// Binds a socket to `listen` and sets up its ring, on the calling thread, where the plane has to stay. An IPv6
+    /// address takes IPv4 as well. Several planes may listen on one port: the kernel spreads the senders over them.
+    ///
+    /// # Errors
+    /// What the kernel does not offer or allow; the message says what to do about it.
+    pub fn open(listen: SocketAddr, region: SlotRegion) -> Result<Plane, OpenError> {
+        let socket = Socket::open(listen)?;
+        let ring = Ring::open()?;
+        ring.register_socket(socket.as_fd())?;
+        let mut buffers = ReceiveBuffers::map()?;
+        buffers.register(&ring)?;
+        let waker = Waker::new()?;
+        let probe = Probe::new(&socket);
+        let mut plane = Plane {
+            ring,
+            buffers,
+            shape: Box::new(MessageShape::new()),
+            socket,
+            waker,
+            region,
+            arrived: VecDeque::with_capacity(usize::from(budget::RECEIVE_BUFFERS)),
+            window: Vec::with_capacity(budget::SEND_WINDOW),
+            segmentation: Segmentation::default(),
+            refused: Vec::with_capacity(budget::REFUSED_MAX),
+            receiving: false,
+            listening_for_wakes: false,
+            woken: false,
+            receive_error: None,
+            counters: PlaneCounters::default(),
+            probe,
+            stays_on_its_thread: PhantomData,
+        };
+        plane.arm();
+        plane.ring.enter();
+        plane.collect();
+        match plane.receive_error.take() {
+            Some(source) => Err(OpenError::Receive { source }),
+            None => Ok(plane),
+        }
+    }
+
+    /// Where the socket is bound: with the port that the kernel chose, if it was asked to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.socket.local_addr()
+    }
+
+    /// A handle that makes [`Plane::wait`] return.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// What was counted since the plane was opened.
+    pub fn counters(&self) -> &PlaneCounters {
+        &self.counters
+    }
+
+    /// What the kernel gave; its `Display` is a line for the log.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// Takes the destinations which the kernel would not send to since the last call, each once; of more than 256,
+    /// the first.
+    pub fn refused(&mut self) -> impl Iterator<Item = SocketAddr> {
+        self.refused.drain(..)
+    }
+
+    /// Sleeps until something arrived, the waker was used, or `timeout` passed (`None`: no limit). A wake since the
+    /// last `wait` counts: it makes this one return at once. May also return for nothing.
+    ///
+    /// # Errors
+    /// The kernel refused to wait, or ended receiving for a reason other than a lack of buffers. Receiving is taken up
+    /// again in either case.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.collect();
+        self.arm();
+        if !self.woken && self.arrived.is_empty() && self.receive_error.is_none() {
+            self.ring.wait(timeout)?;
+            self.collect();
+        }
+        self.woken = false;
+        self.receive_error.take().map_or(Ok(()), Err)
+    }
+
+    /// Sorts what the completion queue holds, without a system call unless the kernel says that it has more to post.
+    fn collect(&mut self) {
+        self.sort_completions();
+        if self.ring.overflowed() {
+            self.counters.cq_overflow += 1;
+        } else if !self.ring.has_work() {
+            return;
+        }
+        self.ring.enter();
+        self.sort_completions();
+    }
+
+    fn sort_completions(&mut self) {
+        while let Some(completion) = self.ring.next_completion() {
+            match completion {
+                Completion::Received { held, error, last } => self.note_received(held, error, last),
+                Completion::Woken { last } => {
+                    self.waker.reset();
+                    self.woken = true;
+                    self.listening_for_wakes &= !last;
+                }
+                Completion::SendFailed { position, errno } => self.window[position].errno = errno,
+            }
+        }
+    }
+
+    /// Starts what the kernel has ended or what never ran: the multishot receive, and the poll of the waker.
+    fn arm(&mut self) {
+        // With no buffer left the receive would end at once: it is started again when there is one.
+        if !self.receiving && self.arrived.len() < usize::from(budget::RECEIVE_BUFFERS) {
+            self.ring.push_receive(&self.shape);
+            self.receiving = true;
+        }
+        if !self.listening_for_wakes {
+            self.ring.push_wake_poll(self.waker.as_fd().as_raw_fd());
+            self.listening_for_wakes = true;
+        }
+    }
+}

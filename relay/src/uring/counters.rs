@@ -1,0 +1,42 @@
+//! What a plane counts.
+
+/// Totals since the plane was opened. A *message* is what one send or receive carries: one datagram, or several of
+/// equal size that the kernel splits or has joined (GSO, GRO).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PlaneCounters {
+    /// Messages handed over.
+    pub messages_received: u64,
+    /// Datagrams handed over.
+    pub datagrams_received: u64,
+    /// Payload bytes handed over.
+    pub bytes_received: u64,
+    /// Messages dropped because they, or what the kernel says about them, did not fit a receive buffer.
+    pub truncated: u64,
+    /// Times that receiving was started again after the kernel had ended it, whatever for.
+    pub rearmed: u64,
+    /// Times that receiving ended because every buffer was full (`ENOBUFS`); nothing is lost before the socket's own
+    /// buffer is full too.
+    pub no_buffers: u64,
+    /// Times that receiving ended with another error.
+    pub receive_errors: u64,
+
+    /// Trains sent whole, those of one shard included.
+    pub trains_sent: u64,
+    /// Control datagrams sent.
+    pub control_sent: u64,
+    /// Datagrams sent: of trains, whole or not, and control.
+    pub datagrams_sent: u64,
+    /// Payload bytes sent.
+    pub bytes_sent: u64,
+    /// Messages that the kernel would not send, for good; see [`super::Plane::refused`].
+    pub send_errors: u64,
+    /// Times that a batch waited because the socket took no more (`EAGAIN`, `ENOBUFS`).
+    pub blocked: u64,
+    /// Messages dropped because such waiting came to nothing.
+    pub gave_up: u64,
+    /// Messages that could be sent without segmentation only.
+    pub gso_refused: u64,
+
+    /// Times that the completion queue was found overflowed. It is sized so that this stays 0; nothing is lost by it.
+    pub cq_overflow: u64,
+}

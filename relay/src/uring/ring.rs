@@ -1,0 +1,210 @@
+//! The ring itself: its set-up, what is pushed into it, and what its completions mean.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use io_uring::types::{BufRingEntry, CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+
+use super::budget::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
+use super::buffers::{BUFFER_GROUP, Held};
+use super::error::OpenError;
+use super::receive::MessageShape;
+use super::transmit::Sending;
+
+/// The socket's place among the registered files.
+const SOCKET: Fixed = Fixed(0);
+
+/// Tags of the two requests that stay; every other tag is the position of a send in its window.
+const RECEIVE: u64 = u64::MAX;
+const WAKE: u64 = u64::MAX - 1;
+
+/// Long enough to be no limit, short enough for the kernel's seconds not to overflow.
+const WAIT_MAX: Duration = Duration::from_secs(86_400);
+
+/// What the kernel says has happened.
+pub(super) enum Completion {
+    /// The multishot receive filled a buffer, or ended.
+    Received {
+        /// What it filled.
+        held: Option<Held>,
+        /// Why it ended, when that is an error.
+        error: Option<io::Error>,
+        /// Whether it has ended.
+        last: bool,
+    },
+    /// The waker was used.
+    Woken {
+        /// Whether the poll of it has ended.
+        last: bool,
+    },
+    /// A send failed; of those that do not, nothing is heard.
+    SendFailed {
+        /// In the window of sends.
+        position: usize,
+        /// Why.
+        errno: i32,
+    },
+}
+
+/// An io_uring whose completions run only when its thread asks for them.
+pub(super) struct Ring {
+    io: IoUring,
+}
+
+impl Ring {
+    /// Sets the ring up for the calling thread (promise 7).
+    pub(super) fn open() -> Result<Ring, OpenError> {
+        let built = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            // Lets `has_work` see without a system call that one is due.
+            .setup_taskrun_flag()
+            // One send that the kernel cannot even read must not keep back those after it.
+            .setup_submit_all()
+            .setup_cqsize(COMPLETION_ENTRIES)
+            .build(SUBMISSION_ENTRIES);
+        Ok(Ring { io: built.map_err(OpenError::of_ring)? })
+    }
+
+    /// Spares the kernel the descriptor look-up of every request.
+    pub(super) fn register_socket(&self, socket: BorrowedFd<'_>) -> Result<(), OpenError> {
+        let registered = self.io.submitter().register_files(&[socket.as_raw_fd()]);
+        registered.map_err(|source| OpenError::Files { source })
+    }
+
+    /// Makes `count` entries at `start` the buffer ring of `group`.
+    ///
+    /// # Safety
+    /// Promises 1 and 3: they stay mapped, and what they point to, until the ring is dropped.
+    pub(super) unsafe fn register_buffers(
+        &self,
+        start: NonNull<BufRingEntry>,
+        count: u16,
+        group: u16,
+    ) -> io::Result<()> {
+        let address = start.as_ptr() as u64;
+        // SAFETY: promises 1 and 3, kept by the caller.
+        unsafe { self.io.submitter().register_buf_ring_with_flags(address, count, group, 0) }
+    }
+
+    /// Starts receiving, until a completion says that it was the last.
+    pub(super) fn push_receive(&mut self, shape: &MessageShape) {
+        let entry = opcode::RecvMsgMulti::new(SOCKET, shape.header(), BUFFER_GROUP).build();
+        // SAFETY: promise 3: the shape stays where it is, in its box, until the ring is quiet.
+        unsafe { self.push(&entry.user_data(RECEIVE)) };
+    }
+
+    /// Starts listening for wakes, until a completion says that it was the last.
+    pub(super) fn push_wake_poll(&mut self, event: RawFd) {
+        let entry = opcode::PollAdd::new(Fd(event), libc::POLLIN as u32).multi(true).build();
+        // SAFETY: promise 3 is not concerned: the request points to nothing. On a closed descriptor it fails.
+        unsafe { self.push(&entry.user_data(WAKE)) };
+    }
+
+    /// Queues a send for the next [`Ring::enter`].
+    ///
+    /// # Safety
+    /// Promise 4: what `sending` points to, and `sending` itself, stay as they are until then.
+    pub(super) unsafe fn push_send(&mut self, sending: &Sending, position: usize) {
+        let entry = opcode::Send::new(SOCKET, sending.start, sending.bytes)
+            .dest_addr(sending.name.as_ptr())
+            .dest_addr_len(sending.name.length())
+            .flags(libc::MSG_DONTWAIT)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(position as u64);
+        // SAFETY: promise 4, kept by the caller.
+        unsafe { self.push(&entry) };
+    }
+
+    /// # Safety
+    /// What `entry` points to stays until the request has ended.
+    unsafe fn push(&mut self, entry: &squeue::Entry) {
+        // SAFETY: promises 3 and 4, kept by the callers.
+        while unsafe { self.io.submission().push(entry) }.is_err() {
+            self.enter();
+        }
+    }
+
+    /// Has the kernel take in all that was pushed, and post what is due. Does not wait.
+    pub(super) fn enter(&mut self) {
+        loop {
+            match self.io.submit() {
+                Ok(_) if self.io.submission().is_empty() => return,
+                Ok(_) => {}
+                // A signal, or no memory for a request at this moment. The sends must not stay behind (promise 4).
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+                    std::thread::yield_now();
+                }
+                Err(error) => panic!("io_uring_enter must not fail on a ring that is set up: {error}"),
+            }
+        }
+    }
+
+    /// Sleeps until there is a completion, `timeout` has passed, or a signal came.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = Timespec::from(timeout.unwrap_or(WAIT_MAX).min(WAIT_MAX));
+        let arguments = SubmitArgs::new().timespec(&timeout);
+        match self.io.submitter().submit_with_args(1, &arguments) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Whether [`Ring::enter`] would do something.
+    pub(super) fn has_work(&mut self) -> bool {
+        let submission = self.io.submission();
+        submission.taskrun() || !submission.is_empty()
+    }
+
+    /// Whether the kernel keeps completions for which there was no room; the next [`Ring::enter`] fetches them.
+    pub(super) fn overflowed(&mut self) -> bool {
+        self.io.submission().cq_overflow()
+    }
+
+    /// Takes the next completion that was posted.
+    pub(super) fn next_completion(&mut self) -> Option<Completion> {
+        let completion = self.io.completion().next()?;
+        let result = completion.result();
+        let last = !cqueue::more(completion.flags());
+        Some(match completion.user_data() {
+            RECEIVE => Completion::Received {
+                held: held_buffer(&completion),
+                error: (result < 0).then(|| io::Error::from_raw_os_error(-result)),
+                last,
+            },
+            WAKE => Completion::Woken { last },
+            position => Completion::SendFailed { position: position as usize, errno: -result },
+        })
+    }
+}
+
+impl Drop for Ring {
+    /// Ends every request and lets go of socket and buffers, without submitting anything: after a panic, what is
+    /// queued may point nowhere.
+    fn drop(&mut self) {
+        let submitter = self.io.submitter();
+        // Each of these fails only when there is nothing to do, as after a `Plane::open` that failed half-way.
+        let _ = submitter.register_sync_cancel(None, CancelBuilder::any());
+        // Runs what the cancelled requests left to be run; until then they hold the socket.
+        // SAFETY: promise 4 is not concerned: this submits nothing and passes no address.
+        let _ = unsafe { submitter.enter::<libc::sigset_t>(0, 0, EnterFlags::GETEVENTS.bits(), None) };
+        let _ = submitter.unregister_buf_ring(BUFFER_GROUP);
+        let _ = submitter.unregister_files();
+    }
+}
+
+/// The buffer that a completion of the receive names.
+fn held_buffer(completion: &cqueue::Entry) -> Option<Held> {
+    let buffer = cqueue::buffer_select(completion.flags())?;
+    let filled = usize::try_from(completion.result()).unwrap_or(0);
+    // SAFETY: promise 2: `next_completion` takes every completion out of the queue, and asks once.
+    Some(unsafe { Held::new(buffer, filled) })
+}

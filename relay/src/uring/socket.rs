@@ -1,0 +1,81 @@
+//! The socket: its options, and what the kernel made of them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use codec::DATAGRAM_BYTES;
+use socket2::{Domain, Protocol, Type};
+
+use super::address::Name;
+use super::budget::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
+use super::error::OpenError;
+
+/// A bound UDP socket that segments what it sends and joins what it receives.
+pub(super) struct Socket {
+    inner: socket2::Socket,
+    local: SocketAddr,
+}
+
+impl Socket {
+    pub(super) fn open(listen: SocketAddr) -> Result<Socket, OpenError> {
+        let domain = Domain::for_address(listen);
+        let inner = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))
+            .map_err(|source| OpenError::Socket { listen, source })?;
+        let option = |option| move |source| OpenError::Option { option, source };
+        if listen.is_ipv6() {
+            inner.set_only_v6(false).map_err(option("IPV6_V6ONLY"))?;
+        }
+        inner.set_reuse_port(true).map_err(option("SO_REUSEPORT"))?;
+        set_buffer_sizes(&inner);
+        set_option(&inner, libc::SOL_UDP, libc::UDP_GRO, 1).map_err(option("UDP_GRO"))?;
+        // At socket level, so that a send needs no control message. Messages of up to this size go as they are.
+        let segment_bytes = DATAGRAM_BYTES as libc::c_int;
+        set_option(&inner, libc::SOL_UDP, libc::UDP_SEGMENT, segment_bytes).map_err(option("UDP_SEGMENT"))?;
+        inner.bind(&listen.into()).map_err(|source| OpenError::of_bind(listen, source))?;
+        let bound = inner.local_addr().map_err(|source| OpenError::Socket { listen, source })?;
+        let local = bound.as_socket().expect("an internet socket is bound to an internet address");
+        Ok(Socket { inner, local })
+    }
+
+    pub(super) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// `to` in the form that this socket sends to; `None` when it cannot.
+    pub(super) fn name(&self, to: SocketAddr) -> Option<Name> {
+        if self.local.is_ipv4() { Name::on_v4(to) } else { Some(Name::on_v6(to)) }
+    }
+
+    /// Bytes that may wait to be received, and to be sent, as the kernel counts them: with its own overhead.
+    pub(super) fn buffer_bytes(&self) -> (usize, usize) {
+        (self.inner.recv_buffer_size().unwrap_or(0), self.inner.send_buffer_size().unwrap_or(0))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+/// As large as it may be: `FORCE` needs `CAP_NET_ADMIN`, without which the limits in `net.core` hold. The probe tells.
+fn set_buffer_sizes(socket: &socket2::Socket) {
+    let force = |name, bytes: usize| set_option(socket, libc::SOL_SOCKET, name, bytes as libc::c_int).is_ok();
+    if !force(libc::SO_RCVBUFFORCE, SOCKET_RECEIVE_BYTES) {
+        let _ = socket.set_recv_buffer_size(SOCKET_RECEIVE_BYTES);
+    }
+    if !force(libc::SO_SNDBUFFORCE, SOCKET_SEND_BYTES) {
+        let _ = socket.set_send_buffer_size(SOCKET_SEND_BYTES);
+    }
+}
+
+/// Sets an option whose value is an `int`.
+pub(super) fn set_option(socket: &impl AsFd, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+    let descriptor = socket.as_fd().as_raw_fd();
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: promise 6: `value` lives until the end of this function and is `length` bytes long.
+    let result =
+        unsafe { libc::setsockopt(descriptor, level, name, std::ptr::from_ref(&value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

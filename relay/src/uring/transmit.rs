@@ -1,0 +1,276 @@
+//! The way out: one send per message, many sends per system call.
+//!
+//! Sends neither block nor report success, so the kernel is done with a window when `io_uring_enter` returns, and what
+//! is in the completion queue then are the failures (promise 4). They are of three kinds: the socket is full (wait a
+//! little, send again), the route does not segment (send datagram by datagram), or there is no way to the destination.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use codec::DATAGRAM_BYTES;
+use mesh::{Outbox, Payload, Transmit};
+
+use super::Plane;
+use super::address::Name;
+use super::budget::{PATIENCE_MS, REFUSED_MAX, SEND_WINDOW};
+
+/// A message that is being sent.
+pub(super) struct Sending {
+    /// Its place in the outbox.
+    message: usize,
+    /// The destination, for the kernel.
+    pub(super) name: Name,
+    /// The payload.
+    pub(super) start: *const u8,
+    /// Bytes of the payload.
+    pub(super) bytes: u32,
+    /// What the kernel said; 0 for nothing, which is success.
+    pub(super) errno: i32,
+}
+
+impl Sending {
+    /// Whether the kernel has to segment it.
+    fn is_train(&self) -> bool {
+        self.bytes as usize > DATAGRAM_BYTES
+    }
+}
+
+/// How a message went that was sent datagram by datagram.
+#[derive(PartialEq, Eq)]
+enum Singly {
+    Sent,
+    GaveUp,
+    Refused,
+}
+
+/// How long a batch may still wait for the socket; the clock starts when it first has to.
+#[derive(Default)]
+struct Patience {
+    ends: Option<Instant>,
+}
+
+impl Patience {
+    fn left(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let ends = *self.ends.get_or_insert(now + Duration::from_millis(PATIENCE_MS));
+        ends.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+}
+
+impl Plane {
+    /// Sends the whole batch. When it returns, the kernel has copied or refused every message: the slot memory may
+    /// change. Waits at most 50 ms, all in all, for a socket that is full, and then drops what it does not take.
+    ///
+    /// Panics when a train is not within the slot memory that the plane was opened with.
+    pub fn transmit(&mut self, outbox: &Outbox) {
+        let mut patience = Patience::default();
+        for first in (0..outbox.transmits().len()).step_by(SEND_WINDOW) {
+            self.fill_window(outbox, first, &mut patience);
+            self.send_window();
+            self.settle_window(outbox, &mut patience);
+            while !self.window.is_empty() {
+                if !self.await_room(&mut patience) {
+                    self.counters.gave_up += self.window.len() as u64;
+                    self.window.clear();
+                    break;
+                }
+                self.send_window();
+                self.settle_window(outbox, &mut patience);
+            }
+        }
+    }
+
+    /// Puts the messages from `first` on into the window, but those which need no attempt as they are.
+    fn fill_window(&mut self, outbox: &Outbox, first: usize, patience: &mut Patience) {
+        // A panic may have left something of another batch.
+        self.window.clear();
+        let messages = outbox.transmits().iter().enumerate().skip(first).take(SEND_WINDOW);
+        for (message, transmit) in messages {
+            let Some(name) = self.socket.name(transmit.to) else {
+                self.note_refused(transmit.to);
+                continue;
+            };
+            let (start, bytes) = self.payload(outbox, transmit);
+            let sending = Sending { message, name, start, bytes, errno: 0 };
+            if self.segmentation.may_try(transmit.to, sending.is_train()) {
+                self.window.push(sending);
+            } else {
+                self.send_singly(transmit, &sending, patience);
+            }
+        }
+    }
+
+    fn payload(&self, outbox: &Outbox, transmit: &Transmit) -> (*const u8, u32) {
+        match &transmit.payload {
+            Payload::Train { .. } => {
+                let range = transmit.payload.slot_memory_range().expect("a train is a range of slot memory");
+                (self.region.address(&range), range.len() as u32)
+            }
+            Payload::Control(range) => {
+                let bytes = &outbox.control_bytes()[range.clone()];
+                (bytes.as_ptr(), bytes.len() as u32)
+            }
+        }
+    }
+
+    /// Has the kernel send the window, and writes the failures into it.
+    fn send_window(&mut self) {
+        for (position, sending) in self.window.iter().enumerate() {
+            // SAFETY: promise 4: `enter` follows, before which neither the window nor what it points to (slot memory,
+            // or the outbox that the caller lends) changes.
+            unsafe { self.ring.push_send(sending, position) };
+        }
+        self.ring.enter();
+        self.sort_completions();
+    }
+
+    /// Books the window; leaves in it what the socket had no room for.
+    fn settle_window(&mut self, outbox: &Outbox, patience: &mut Patience) {
+        let mut window = std::mem::take(&mut self.window);
+        window.retain_mut(|sending| {
+            let transmit = &outbox.transmits()[sending.message];
+            match std::mem::take(&mut sending.errno) {
+                0 => {
+                    if sending.is_train() {
+                        self.segmentation.accepted(transmit.to);
+                    }
+                    self.note_sent(transmit, sending.bytes);
+                }
+                libc::EAGAIN | libc::ENOBUFS => return true,
+                libc::EIO | libc::EINVAL | libc::EMSGSIZE => self.send_refused(transmit, sending, patience),
+                _ => self.note_refused(transmit.to),
+            }
+            false
+        });
+        self.window = window;
+    }
+
+    /// Sends without segmentation what was refused with it. Only when that goes well was segmentation the reason.
+    fn send_refused(&mut self, transmit: &Transmit, sending: &Sending, patience: &mut Patience) {
+        if self.send_singly(transmit, sending, patience) == Singly::Sent {
+            self.counters.gso_refused += 1;
+            self.segmentation.refused(transmit.to);
+        }
+    }
+
+    /// Sends a message datagram by datagram, around the ring: this is for the few destinations that cannot be sent
+    /// trains, and a system call is a small part of what a datagram costs.
+    fn send_singly(&mut self, transmit: &Transmit, sending: &Sending, patience: &mut Patience) -> Singly {
+        let whole = sending.bytes as usize;
+        let mut sent = 0;
+        let outcome = loop {
+            if sent == whole {
+                break Singly::Sent;
+            }
+            let bytes = DATAGRAM_BYTES.min(whole - sent);
+            // SAFETY: promise 4: within the payload of `sending`, which stays.
+            match unsafe { self.send_datagram(&sending.name, sending.start.add(sent), bytes) } {
+                Ok(()) => sent += bytes,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EAGAIN | libc::ENOBUFS) if self.await_room(patience) => {}
+                    Some(libc::EAGAIN | libc::ENOBUFS) => break Singly::GaveUp,
+                    _ => break Singly::Refused,
+                },
+            }
+        };
+        self.counters.datagrams_sent += sent.div_ceil(DATAGRAM_BYTES) as u64;
+        self.counters.bytes_sent += sent as u64;
+        match outcome {
+            Singly::Sent if matches!(transmit.payload, Payload::Control(_)) => {
+                self.counters.control_sent += 1
+            }
+            Singly::Sent => {}
+            Singly::GaveUp => self.counters.gave_up += 1,
+            Singly::Refused => self.note_refused(transmit.to),
+        }
+        outcome
+    }
+
+    /// Sends one datagram with the socket's segment size set aside: some routes (IPsec) refuse every message of a
+    /// socket that has one, however short.
+    ///
+    /// # Safety
+    /// Promise 4: `bytes` bytes from `start` on are readable.
+    unsafe fn send_datagram(&self, name: &Name, start: *const u8, bytes: usize) -> io::Result<()> {
+        let mut payload = libc::iovec { iov_base: start.cast_mut().cast(), iov_len: bytes };
+        let mut control = NoSegmentation::new();
+        // SAFETY: promise 6: null pointers and lengths of 0 are a valid `msghdr`.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_name = name.as_ptr().cast_mut().cast();
+        message.msg_namelen = name.length();
+        message.msg_iov = &raw mut payload;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = size_of::<NoSegmentation>() as _;
+        // SAFETY: promise 6: name, vector and control message live until the end of this function; the payload is the
+        // caller's promise.
+        let result = unsafe { libc::sendmsg(self.socket.as_fd().as_raw_fd(), &message, libc::MSG_DONTWAIT) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Waits until the socket takes messages again; `false` when the batch has waited long enough.
+    fn await_room(&mut self, patience: &mut Patience) -> bool {
+        let Some(left) = patience.left() else { return false };
+        self.counters.blocked += 1;
+        let mut entry =
+            libc::pollfd { fd: self.socket.as_fd().as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        let asked = Instant::now();
+        // SAFETY: promise 6: one entry, as said, which lives until the end of this function.
+        unsafe { libc::poll(&raw mut entry, 1, left.as_millis().max(1) as libc::c_int) };
+        // An answer at once means that not the socket was full but the kernel's memory, or the card's queue; when that
+        // is over cannot be asked.
+        let at_once = Duration::from_micros(100);
+        if asked.elapsed() < at_once {
+            std::thread::sleep(10 * at_once);
+        }
+        true
+    }
+
+    fn note_sent(&mut self, transmit: &Transmit, bytes: u32) {
+        let counters = &mut self.counters;
+        let datagrams = match transmit.payload {
+            Payload::Train { count, .. } => {
+                counters.trains_sent += 1;
+                u64::from(count)
+            }
+            Payload::Control(_) => {
+                counters.control_sent += 1;
+                1
+            }
+        };
+        counters.datagrams_sent += datagrams;
+        counters.bytes_sent += u64::from(bytes);
+    }
+
+    fn note_refused(&mut self, to: SocketAddr) {
+        self.counters.send_errors += 1;
+        if self.refused.len() < REFUSED_MAX && !self.refused.contains(&to) {
+            self.refused.push(to);
+        }
+    }
+}
+
+/// A control message that sets `UDP_SEGMENT` to 0 for the message that it goes with.
+#[repr(C)]
+struct NoSegmentation {
+    header: libc::cmsghdr,
+    segment_bytes: u16,
+}
+
+// SAFETY: promise 6: `CMSG_SPACE` only computes.
+const _: () = assert!(size_of::<NoSegmentation>() == unsafe { libc::CMSG_SPACE(2) } as usize);
+
+impl NoSegmentation {
+    fn new() -> NoSegmentation {
+        // SAFETY: promise 6: zeros are a valid header.
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        // SAFETY: promise 6: `CMSG_LEN` only computes.
+        header.cmsg_len = unsafe { libc::CMSG_LEN(size_of::<u16>() as u32) } as _;
+        header.cmsg_level = libc::SOL_UDP;
+        header.cmsg_type = libc::UDP_SEGMENT;
+        NoSegmentation { header, segment_bytes: 0 }
+    }
+}
