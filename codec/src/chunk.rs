@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::channel::ChannelSecret;
 use crate::fec::Fec;
-use crate::merkle::{self, MerkleRoot, Tree};
+use crate::merkle::{self, Tree};
 use crate::proof::ChunkIdentity;
 use crate::shard_set::ShardSet;
 use crate::wire::shard::{ChunkHeader, SlotLayout};
@@ -58,6 +58,7 @@ pub fn restore_chunk(
 ) -> Result<(), BadEncoding> {
     let layout = identity.header.layout();
     assert_eq!(slot.len(), layout.slot_bytes(), "a slot of the chunk's layout");
+    let present = present.intersection(layout.all_shards());
     assert!(present.len() >= layout.data_shards(), "k shards are needed, {} are there", present.len());
     fec.rebuild(slot, layout, present);
     let tree = tree_over(slot, &identity.header);
@@ -126,12 +127,4 @@ fn write_proof_and_signature(
     let datagram = &mut slot[index * DATAGRAM_BYTES..][..DATAGRAM_BYTES];
     layout.signature_mut(datagram).copy_from_slice(signature);
     tree.write_proof(index, layout.proof_mut(datagram));
-}
-
-impl ChunkIdentity {
-    /// The root of the chunk's Merkle tree, for test vectors.
-    pub fn root_bytes(&self) -> [u8; 16] {
-        let MerkleRoot(node) = self.root;
-        node
-    }
 }

@@ -3,6 +3,7 @@
 
 use core::fmt;
 use core::str::FromStr;
+use std::net::SocketAddrV6;
 
 use thiserror::Error;
 
@@ -84,19 +85,28 @@ impl fmt::Display for ChannelLink {
     }
 }
 
-/// Whether `text` is `host:port`, with an IPv6 host in brackets.
+/// Whether `text` is `host:port`: a name (letters, digits, `-`, `.`, `_`), an IPv4 address, or an IPv6 address in
+/// brackets; then a port from 1 to 65535.
 ///
 /// # Errors
 /// [`LinkError::Relay`] with the text.
 pub fn check_relay(text: String) -> Result<String, LinkError> {
-    let split = text.rsplit_once(':');
-    let valid = split.is_some_and(|(host, port)| {
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        let host_fits =
-            !host.is_empty() && (bracketed || !host.contains(':')) && !host.contains(char::is_whitespace);
-        host_fits && port.parse::<u16>().is_ok_and(|port| port != 0)
-    });
+    let valid = if text.starts_with('[') {
+        text.parse::<SocketAddrV6>().is_ok_and(|address| address.port() != 0)
+    } else {
+        text.split_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port))
+    };
     if valid { Ok(text) } else { Err(LinkError::Relay(text)) }
+}
+
+fn is_host(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    !text.is_empty() && text.bytes().all(fits)
+}
+
+/// Digits only: `u16::from_str` would take a leading `+` too.
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 fn parse_key(value: &str) -> Result<ChannelKey, LinkError> {
@@ -172,5 +182,17 @@ mod tests {
         assert!(matches!(parse(&format!("magnet:?{key}&x.pe=2001:db8::1:7450")), LinkError::Relay(_)));
         assert!(matches!(parse(&format!("magnet:?{key}&x.pe=host")), LinkError::Relay(_)));
         assert!(matches!(parse(&"m".repeat(5000)), LinkError::Length(5000)));
+    }
+
+    #[test]
+    fn a_relay_is_a_host_and_a_port_and_nothing_else() {
+        for relay in ["relay.example:7450", "192.0.2.1:1", "[::1]:65535", "a_b-c:80"] {
+            assert_eq!(check_relay(relay.into()), Ok(relay.into()));
+        }
+        for other in
+            ["h:0", "h:+80", "h:65536", "h:", ":80", "[x]:1", "[:1", "[::1]:0", "::1:80", "h\x1b[m:80"]
+        {
+            assert_eq!(check_relay(other.into()), Err(LinkError::Relay(other.into())));
+        }
     }
 }

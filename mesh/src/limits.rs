@@ -124,8 +124,8 @@ pub const REPAIR_CREDIT_START: u32 = 1_024;
 /// The most it can save up.
 pub const REPAIR_CREDIT_MAX: u32 = 4_096;
 
-/// Failed signature checks a session may cause at once, and per second after: at 33 µs each, 3 % of a core.
-pub const BAD_SIGNATURES_MAX: u32 = 1_000;
+/// Signature checks that find nothing new to keep: what a session may cause at once, and per second after: at 33 µs each, 3 % of a core.
+pub const WASTED_CHECKS_MAX: u32 = 1_000;
 
 /// Control datagrams waiting to be sent. Past it a `Hello` goes unanswered and is repeated by its sender.
 pub const CONTROL_QUEUE_MAX: usize = 4_096;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use codec::wire::control::{Report, Sender, SessionHeader, SessionId};
 use codec::{ChannelTag, Sequence};
 
-use crate::limits::{BAD_SIGNATURES_MAX, REPAIR_CREDIT_MAX, REPAIR_CREDIT_START};
+use crate::limits::{REPAIR_CREDIT_MAX, REPAIR_CREDIT_START, WASTED_CHECKS_MAX};
 use crate::stats::ChannelCounters;
 use crate::time::{Time, micros};
 
@@ -70,8 +70,8 @@ pub(crate) struct Upstream {
     pub(crate) shards_received: u64,
     /// The channel's counts when the session began.
     pub(crate) base: ChannelCounters,
-    bad_signatures: u32,
-    bad_signatures_at: Time,
+    wasted_checks: u32,
+    wasted_checks_at: Time,
     /// Transit time of the last chunk, µs against its capture time, and its smoothed variation.
     transit_us: Option<i64>,
     spread_us: i64,
@@ -185,8 +185,8 @@ impl Upstream {
         Upstream {
             shards_received: 0,
             base,
-            bad_signatures: 0,
-            bad_signatures_at: now,
+            wasted_checks: 0,
+            wasted_checks_at: now,
             transit_us: None,
             spread_us: 0,
         }
@@ -194,18 +194,18 @@ impl Upstream {
 
     /// Whether another signature from this peer may be checked; failed checks are forgiven over time.
     pub(crate) fn may_check_signature(&mut self, now: Time) -> bool {
-        let elapsed = now.since(self.bad_signatures_at).as_millis() as u64;
-        let forgiven = elapsed * u64::from(BAD_SIGNATURES_MAX) / 1_000;
+        let elapsed = now.since(self.wasted_checks_at).as_millis() as u64;
+        let forgiven = elapsed * u64::from(WASTED_CHECKS_MAX) / 1_000;
         if forgiven > 0 {
-            self.bad_signatures =
-                self.bad_signatures.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
-            self.bad_signatures_at = now;
+            self.wasted_checks =
+                self.wasted_checks.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
+            self.wasted_checks_at = now;
         }
-        self.bad_signatures < BAD_SIGNATURES_MAX
+        self.wasted_checks < WASTED_CHECKS_MAX
     }
 
-    pub(crate) fn note_bad_signature(&mut self) {
-        self.bad_signatures += 1;
+    pub(crate) fn note_wasted_check(&mut self) {
+        self.wasted_checks += 1;
     }
 
     /// The first shard of a chunk came: interarrival jitter as in RFC 3550 §6.4.1.
@@ -288,9 +288,9 @@ mod tests {
     fn failed_signature_checks_are_bounded_and_forgiven() {
         let mut upstream = Upstream::new(Time(0), ChannelCounters::default());
         while upstream.may_check_signature(Time(0)) {
-            upstream.note_bad_signature();
+            upstream.note_wasted_check();
         }
-        assert_eq!(upstream.bad_signatures, BAD_SIGNATURES_MAX);
+        assert_eq!(upstream.wasted_checks, WASTED_CHECKS_MAX);
         assert!(upstream.may_check_signature(Time(1_000_000)));
     }
 

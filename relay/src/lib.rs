@@ -1,2 +1,18 @@
-//! placeholder
+//! The relay: a [`mesh::Node`] driven over io_uring, on its own thread, and the daemon `superpeerd` around it.
+//!
+//! It does not know the protocol (that is `mesh`) nor the wire (that is `codec`); it owns the socket, the memory, the
+//! threads and the clock. `DESIGN.md` beside this crate says who owns what when.
+
+pub mod budget;
+pub mod clock;
+pub mod config;
+mod control;
+mod daemon;
+mod running;
 pub mod uring;
+mod worker;
+
+pub use config::Config;
+pub use daemon::run;
+pub use running::{Relay, StartError};
+pub use worker::Snapshot;

@@ -197,12 +197,9 @@ pub enum ByeReason {
     /// The channel ended, or the sender has enough of it.
     #[error("done")]
     Done,
-    /// The receiver holds no such session: it expired, or the sender was started anew.
+    /// The sender of this `Bye` holds no such session: it expired, or that node was started anew.
     #[error("the session is not known there")]
     UnknownSession,
-    /// Too many datagrams that did not verify.
-    #[error("too many datagrams did not verify")]
-    Misbehaved,
 }
 
 /// Ends a session.
@@ -375,7 +372,9 @@ impl Fields<'_> {
     fn repair(&self) -> Result<Repair, ControlError> {
         self.at_least(SESSION_HEADER_BYTES + REPAIR_ENTRY_BYTES)?;
         let entries = &self.bytes[SESSION_HEADER_BYTES..];
-        if entries.len() % REPAIR_ENTRY_BYTES != 0 || entries.len() > REPAIRS_MAX * REPAIR_ENTRY_BYTES {
+        if !entries.len().is_multiple_of(REPAIR_ENTRY_BYTES)
+            || entries.len() > REPAIRS_MAX * REPAIR_ENTRY_BYTES
+        {
             return Err(self.bad_length());
         }
         let header = self.session_header()?;
@@ -459,8 +458,7 @@ const REFUSE_REASONS: [RefuseReason; 7] = [
 ];
 
 /// In the order of their wire values, which start at 1.
-const BYE_REASONS: [ByeReason; 4] =
-    [ByeReason::Closing, ByeReason::Done, ByeReason::UnknownSession, ByeReason::Misbehaved];
+const BYE_REASONS: [ByeReason; 3] = [ByeReason::Closing, ByeReason::Done, ByeReason::UnknownSession];
 
 fn wire_value<T: PartialEq>(values: &[T], value: &T) -> u8 {
     let place = values.iter().position(|candidate| candidate == value);

@@ -71,21 +71,23 @@ impl Node {
         let Side::Upstream(upstream) = &mut self.sessions[session].side else {
             return Err(DropReason::NotUpstream);
         };
-        if !upstream.may_check_signature(now) && body.is_none() {
-            return Err(DropReason::SignatureFlood);
-        }
         let known = body.map(|body| body.identity);
-        let verified = verify_shard(shard, &channel.verifier, known.as_ref());
-        let checked =
-            known.is_none() || matches!(verified, Err(VerifyError::Signature | VerifyError::Equivocation));
-        self.counters.signature_checks += u64::from(checked);
-        verified.map_err(|error| match error {
+        if !known.is_some_and(|known| known.signature_is_of(shard)) {
+            if !upstream.may_check_signature(now) {
+                return Err(DropReason::SignatureFlood);
+            }
+            self.counters.signature_checks += 1;
+        }
+        verify_shard(shard, &channel.verifier, known.as_ref()).map_err(|error| match error {
             VerifyError::Proof => DropReason::BadProof,
             VerifyError::Signature => {
-                upstream.note_bad_signature();
+                upstream.note_wasted_check();
                 DropReason::BadSignature
             }
-            VerifyError::Equivocation => DropReason::Equivocation,
+            VerifyError::Equivocation => {
+                upstream.note_wasted_check();
+                DropReason::Equivocation
+            }
         })
     }
 

@@ -129,7 +129,11 @@ fn a_viewer_of_a_lossy_network_joins_late_and_misses_nothing_from_its_join_point
     net.run_to(Duration::from_secs(5), "ended", |net| viewers.iter().all(|v| net.has_ended(*v)));
     for viewer in viewers {
         let output = net.output(viewer);
-        assert!(output.len() >= 5 * RATE && output.len() % RATE == 0, "a join point: {}", output.len());
+        assert!(
+            output.len() >= 5 * RATE && output.len().is_multiple_of(RATE),
+            "a join point: {}",
+            output.len()
+        );
         assert!(published.ends_with(output));
     }
 }

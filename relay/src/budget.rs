@@ -1,0 +1,20 @@
+//! What a relay's memory is spent on, beside the receive buffers of each ring (`uring/budget.rs`) and the state of
+//! channels and sessions (bounded by `mesh::limits`).
+
+/// Slot memory by default: all windows together. A 10 s window of a 4 Mbit/s channel is about 270 chunks in slots of
+/// 59,136 bytes, 16 MB; so this holds 32 such channels whole, and more with shorter windows. It is mapped at the
+/// start and becomes real memory only as windows fill.
+pub const SLOT_MEMORY_BYTES: u64 = 512 << 20;
+
+/// The least slot memory that is accepted: the shortest window of one channel and its successor.
+pub const SLOT_MEMORY_BYTES_MIN: u64 = (2 * mesh::limits::WINDOW_CHUNKS_MIN * mesh::SLOT_BYTES) as u64;
+
+/// The most slot memory: slots have 32-bit numbers, and no machine this runs on has more.
+pub const SLOT_MEMORY_BYTES_MAX: u64 = 1 << 40;
+
+/// Messages handed to the ring at once. Between two batches arrivals are taken in, so this also bounds how long
+/// control traffic waits for the fan-out: about 1 ms.
+pub const BATCH_MESSAGES: usize = 256;
+
+/// Commands to a worker that may wait: start and stop are all there is.
+pub const COMMANDS_MAX: usize = 4;

@@ -1,0 +1,246 @@
+//! The daemon's configuration: a TOML file, every key of which is explained in `systemd/superpeer.toml`.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use codec::{ChannelKey, ChannelLink};
+use mesh::{Admission, Limits};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::budget::{SLOT_MEMORY_BYTES, SLOT_MEMORY_BYTES_MAX, SLOT_MEMORY_BYTES_MIN};
+
+/// The commented default, which `--print-config` prints.
+pub const DEFAULT_CONFIG: &str = include_str!("../../systemd/superpeer.toml");
+
+/// A configuration file is at most this long, in bytes: 10,000 channels.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// What the daemon is told. The keys are those of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Whether any channel is carried, not only the listed ones.
+    pub open: bool,
+    /// Links or keys of the channels that are carried.
+    channels: Vec<Channel>,
+    /// The bounds.
+    pub limits: LimitsConfig,
+}
+
+/// The `[limits]` of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Channels carried at once.
+    pub channels: usize,
+    /// Subscribers of all channels together.
+    pub subscribers: usize,
+    /// Sessions from one IPv4 address or one IPv6 /64.
+    pub sessions_per_address: usize,
+    /// How long chunks are kept, in seconds.
+    pub window_seconds: u64,
+    /// Slot memory that one channel's window may fill, in MiB.
+    pub window_mib: u64,
+    /// Slot memory of all windows together, in MiB.
+    pub memory_mib: u64,
+}
+
+/// One channel, written as its link or as its key's 64 hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct Channel(ChannelKey);
+
+impl TryFrom<String> for Channel {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Channel, String> {
+        if let Some(key) = codec::link::parse_hex(&text) {
+            return Ok(Channel(ChannelKey(key)));
+        }
+        let link = text.parse::<ChannelLink>();
+        link.map(|link| Channel(link.key))
+            .map_err(|error| format!("{text:?} is neither 64 hex digits nor a channel link: {error}"))
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: "[::]:7450".parse().expect("an address"),
+            open: false,
+            channels: Vec::new(),
+            limits: LimitsConfig::default(),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> LimitsConfig {
+        let limits = Limits::default();
+        LimitsConfig {
+            channels: limits.channels_max,
+            subscribers: limits.subscribers_max,
+            sessions_per_address: limits.sessions_per_address_max,
+            window_seconds: limits.window.as_secs(),
+            window_mib: (limits.window_bytes_max >> 20) as u64,
+            memory_mib: SLOT_MEMORY_BYTES >> 20,
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The file is longer than any configuration is.
+    #[error("{path} is {bytes} bytes long, a configuration is at most {FILE_BYTES_MAX}")]
+    Length {
+        /// The file.
+        path: String,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong kind. The message shows line and column.
+    #[error("{path}: {source}`superpeerd --print-config` shows every key with its meaning")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where and what.
+        source: toml::de::Error,
+    },
+    /// A value out of range.
+    #[error("limits.{key} = {value}: must be {least} to {most}")]
+    Range {
+        /// The key.
+        key: &'static str,
+        /// What it was set to.
+        value: u64,
+        /// The least that is accepted.
+        least: u64,
+        /// The most that is accepted.
+        most: u64,
+    },
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Says what is wrong where.
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let name = || path.display().to_string();
+        let unreadable = |source| ConfigError::Read { path: name(), source };
+        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+        if bytes > FILE_BYTES_MAX {
+            return Err(ConfigError::Length { path: name(), bytes });
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Config::parse(&text, &name())
+    }
+
+    /// Reads the text of a file called `path`.
+    ///
+    /// # Errors
+    /// Says what is wrong where.
+    pub fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
+        let config: Config =
+            toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        config.limits.check()?;
+        Ok(config)
+    }
+
+    /// Whose sessions are granted.
+    pub fn admission(&self) -> Admission {
+        if self.open {
+            return Admission::Open;
+        }
+        Admission::Listed(self.channels.iter().map(|channel| channel.0).collect::<HashSet<_>>())
+    }
+
+    /// Carries this channel too.
+    pub fn allow(&mut self, key: ChannelKey) {
+        self.channels.push(Channel(key));
+    }
+
+    /// The node's bounds.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            channels_max: self.limits.channels,
+            subscribers_max: self.limits.subscribers,
+            sessions_per_address_max: self.limits.sessions_per_address,
+            window: Duration::from_secs(self.limits.window_seconds),
+            window_bytes_max: (self.limits.window_mib << 20) as usize,
+        }
+    }
+
+    /// Slot memory, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        (self.limits.memory_mib << 20) as usize
+    }
+}
+
+impl LimitsConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let mib_min = SLOT_MEMORY_BYTES_MIN.div_ceil(1 << 20);
+        let mib_max = SLOT_MEMORY_BYTES_MAX >> 20;
+        let ranges = [
+            ("channels", self.channels as u64, 1, 100_000),
+            ("subscribers", self.subscribers as u64, 1, 1_000_000),
+            ("sessions_per_address", self.sessions_per_address as u64, 1, 1_000_000),
+            ("window_seconds", self.window_seconds, 1, 600),
+            ("window_mib", self.window_mib, mib_min, mib_max),
+            ("memory_mib", self.memory_mib, mib_min, mib_max),
+        ];
+        match ranges.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
+            Some((key, value, least, most)) => Err(ConfigError::Range { key, value, least, most }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Config::parse(text, "test.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_printed_default_is_the_default() {
+        assert_eq!(Config::parse(DEFAULT_CONFIG, "default").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn wrong_files_say_what_is_wrong_where() {
+        let unknown = error("listen = \"[::]:1\"\n\n[limits]\nsubscriber = 5\n");
+        assert!(unknown.contains("line 4") && unknown.contains("subscriber"), "{unknown}");
+        assert!(unknown.contains("`subscribers`"), "names the keys there are: {unknown}");
+        let value = error("listen = \"somewhere\"");
+        assert!(value.contains("line 1"), "{value}");
+        let channel = error("channels = [\"magnet:?dn=x\"]");
+        assert!(channel.contains("no channel key"), "{channel}");
+        let range = error("[limits]\nwindow_seconds = 0");
+        assert!(range.contains("window_seconds = 0") && range.contains("1 to 600"), "{range}");
+    }
+
+    #[test]
+    fn channels_are_links_or_keys() {
+        let key = "ab".repeat(32);
+        let text = format!("channels = [\"{key}\", \"magnet:?xs=urn:btpk:{key}&dn=x\"]");
+        let config = Config::parse(&text, "test.toml").unwrap();
+        assert_eq!(config.admission(), Admission::Listed([ChannelKey([0xab; 32])].into()));
+    }
+}

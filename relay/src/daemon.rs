@@ -1,0 +1,109 @@
+//! `superpeerd`: command line, log, exit status.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
+use crate::control::supervise;
+use crate::running::Relay;
+
+/// The superpeer relay: takes live channels in over UDP, verifies them and fans them out through io_uring
+#[derive(Parser, Debug)]
+#[command(
+    name = "superpeerd",
+    version,
+    after_help = "\
+Examples:
+  superpeerd --listen 127.0.0.1:7450 --open          carry any channel, for trying it out
+  superpeerd --config /etc/superpeer/superpeer.toml
+  superpeerd --print-config > superpeer.toml
+
+The log goes to standard error; RUST_LOG=debug shows more of it. SIGTERM or Ctrl-C ends the relay: it says goodbye to
+every peer first."
+)]
+struct Args {
+    /// The configuration; without it, the built-in defaults
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen (UDP); wins over the configuration
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// Carry any channel, not only the configured ones
+    #[arg(long)]
+    open: bool,
+    /// Say whether the configuration is right, and do nothing else
+    #[arg(long)]
+    check_config: bool,
+    /// Print the commented default configuration, and do nothing else
+    #[arg(long, conflicts_with_all = ["config", "listen", "open", "check_config"])]
+    print_config: bool,
+}
+
+/// Runs the daemon; returns the exit status: 0, 1 on a failure, 2 on wrong usage.
+pub fn run() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help counts as such an error too. That its reader has gone is no failure.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    if args.print_config {
+        // As above.
+        let _ = std::io::stdout().write_all(DEFAULT_CONFIG.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    match load(&args) {
+        Ok(_) if args.check_config => ExitCode::SUCCESS,
+        Ok(config) => serve(&config),
+        Err(error) => complain(&error),
+    }
+}
+
+fn load(args: &Args) -> Result<Config, ConfigError> {
+    let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
+    config.listen = args.listen.unwrap_or(config.listen);
+    config.open |= args.open;
+    Ok(config)
+}
+
+fn serve(config: &Config) -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    if !config.open && config.admission() == mesh::Admission::Listed(Default::default()) {
+        tracing::warn!(
+            "no channel is listed and the relay is not open: it will refuse everybody (see --help)"
+        );
+    }
+    // The relay first: where io_uring is forbidden, its error says so and what to do.
+    let relay = match Relay::start(config) {
+        Ok(relay) => relay,
+        Err(error) => return complain(&error),
+    };
+    match tokio_uring::start(supervise(relay)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            error!(%error, "cannot listen for signals");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn complain(error: &dyn std::error::Error) -> ExitCode {
+    // With standard error closed there is nobody to tell; the exit status still says it.
+    let _ = writeln!(std::io::stderr(), "superpeerd: {error}");
+    ExitCode::FAILURE
+}

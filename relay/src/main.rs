@@ -1,0 +1,8 @@
+//! `superpeerd`, the relay daemon.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    relay::run()
+}

@@ -1,0 +1,152 @@
+//! A running relay, as a library: started, looked at, stopped.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use mesh::{Node, NodeConfig, SLOT_BYTES};
+use thiserror::Error;
+use tracing::info;
+
+use crate::budget::COMMANDS_MAX;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::uring::{OpenError, Plane, SlotMemory, Waker};
+use crate::worker::{Shared, Snapshot, Worker};
+
+/// Why a relay does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The socket or the ring.
+    #[error(transparent)]
+    Plane(#[from] OpenError),
+    /// The slot memory.
+    #[error("cannot map {bytes} bytes of slot memory: {source}; set a smaller `memory` in the configuration")]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The address.
+    #[error(
+        "cannot listen on UDP {listen}: {source}; another program (or another superpeerd) has it, or it is not an address of this machine; `ss -lunp` shows who listens"
+    )]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The secret of the cookies and session ids.
+    #[error("the kernel gives no random bytes: {0}")]
+    Random(getrandom::Error),
+    /// A thread.
+    #[error("cannot start a thread: {0}; the limit on tasks (TasksMax, ulimit -u) may be reached")]
+    Thread(io::Error),
+}
+
+/// A relay at work. Dropped, it stops and says goodbye to its peers.
+pub struct Relay {
+    listen: SocketAddr,
+    probe: String,
+    waker: Waker,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Snapshot>>,
+}
+
+impl Relay {
+    /// Starts a relay on a thread of its own.
+    ///
+    /// # Errors
+    /// When the kernel refuses memory, socket, ring or thread; the message says what to do.
+    pub fn start(config: &Config) -> Result<Relay, StartError> {
+        ensure_free(config.listen)?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(StartError::Random)?;
+        let node_config = NodeConfig { admission: config.admission(), limits: config.limits() };
+        let slots = config.memory_bytes() / SLOT_BYTES;
+        let (listen, shared) = (config.listen, Shared::new());
+        let for_worker = Arc::clone(&shared);
+        let (opened, started) = mpsc::sync_channel(COMMANDS_MAX);
+        let body = move || {
+            let made = open(listen, slots).map(|(memory, plane)| {
+                let node = Node::new(node_config, seed, Box::new(memory));
+                Worker::new(node, plane, Clock::start(), for_worker)
+            });
+            match made {
+                Ok(worker) => {
+                    let plane = worker.plane();
+                    let told =
+                        opened.send(Ok((plane.local_addr(), plane.probe().to_string(), plane.waker())));
+                    drop(opened);
+                    told.map_or_else(|_| Snapshot::default(), |()| worker.run())
+                }
+                Err(error) => {
+                    // Whoever started the relay waits for this.
+                    let _ = opened.send(Err(error));
+                    Snapshot::default()
+                }
+            }
+        };
+        let thread =
+            thread::Builder::new().name("superpeer-w0".to_owned()).spawn(body).map_err(StartError::Thread)?;
+        let (listen, probe, waker) = started.recv().expect("the worker says how it went")?;
+        info!(%listen, slots, "{probe}");
+        Ok(Relay { listen, probe, waker, shared, thread: Some(thread) })
+    }
+
+    /// Where it listens, with the port that the kernel chose if it was asked to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// What the kernel gave, in one line.
+    pub fn probe(&self) -> &str {
+        &self.probe
+    }
+
+    /// The latest counts, if there are any since the last call; there are once a second.
+    pub fn take_snapshot(&self) -> Option<Snapshot> {
+        self.shared.snapshots.pop()
+    }
+
+    /// Whether the worker still runs. It ends by itself only if it panicked.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Says goodbye to every peer, stops, and gives the last counts; `None` if the worker had panicked.
+    pub fn stop(mut self) -> Option<Snapshot> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Option<Snapshot> {
+        let thread = self.thread.take()?;
+        self.shared.stop.store(true, Ordering::Release);
+        self.waker.wake();
+        thread.join().ok()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn open(listen: SocketAddr, slots: usize) -> Result<(SlotMemory, Plane), StartError> {
+    let bytes = slots * SLOT_BYTES;
+    let memory = SlotMemory::map(bytes).map_err(|source| StartError::Memory { bytes, source })?;
+    let plane = Plane::open(listen, memory.region())?;
+    Ok((memory, plane))
+}
+
+/// A worker's socket shares its port (`SO_REUSEPORT`); a second daemon must not share it unnoticed. A socket that does
+/// not share finds out.
+fn ensure_free(listen: SocketAddr) -> Result<(), StartError> {
+    UdpSocket::bind(listen).map(drop).map_err(|source| StartError::Listen { listen, source })
+}

@@ -1,0 +1,124 @@
+//! The worker: one thread, one plane, one node, one loop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use mesh::{ChannelSummary, Counters, Node, Outbox, Progress, Time};
+use tracing::warn;
+
+use crate::budget::BATCH_MESSAGES;
+use crate::clock::Clock;
+use crate::uring::{Plane, PlaneCounters};
+
+/// How often a worker says what it has counted.
+pub(crate) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a worker has counted and carries, as of one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// When, µs since the Unix epoch.
+    pub at: Time,
+    /// The node's totals.
+    pub node: Counters,
+    /// The plane's totals.
+    pub plane: PlaneCounters,
+    /// Sessions of both directions.
+    pub sessions: usize,
+    /// Slot memory that windows fill, bytes.
+    pub window_bytes: usize,
+    /// What is carried.
+    pub channels: Vec<ChannelSummary>,
+}
+
+/// What a worker shares with the rest of the process; nothing of it is touched per datagram.
+pub(crate) struct Shared {
+    /// Set once, to end the worker.
+    pub(crate) stop: AtomicBool,
+    /// The latest snapshot; an older one that nobody took is pushed out.
+    pub(crate) snapshots: ArrayQueue<Snapshot>,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Arc<Shared> {
+        Arc::new(Shared { stop: AtomicBool::new(false), snapshots: ArrayQueue::new(1) })
+    }
+}
+
+pub(crate) struct Worker {
+    node: Node,
+    plane: Plane,
+    outbox: Outbox,
+    clock: Clock,
+    shared: Arc<Shared>,
+    snapshot_at: Time,
+}
+
+impl Worker {
+    pub(crate) fn new(node: Node, plane: Plane, clock: Clock, shared: Arc<Shared>) -> Worker {
+        Worker { node, plane, outbox: Outbox::new(BATCH_MESSAGES), clock, shared, snapshot_at: clock.now() }
+    }
+
+    pub(crate) fn plane(&self) -> &Plane {
+        &self.plane
+    }
+
+    /// Runs until the worker is told to stop; then says goodbye to every peer and returns the last counts.
+    pub(crate) fn run(mut self) -> Snapshot {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let progress = self.turn();
+            if progress == Progress::Idle {
+                self.sleep();
+            }
+        }
+        self.node.close();
+        while self.turn() == Progress::More {}
+        self.snapshot(self.clock.now())
+    }
+
+    /// Takes in what has arrived and sends one batch: what one wake-up brought of a chunk leaves as one train.
+    fn turn(&mut self) -> Progress {
+        let now = self.clock.now();
+        let node = &mut self.node;
+        self.plane.receive(|from, datagram| {
+            node.handle_datagram(now, from, datagram);
+        });
+        node.handle_timeout(now);
+        self.outbox.clear();
+        let progress = node.poll_transmit(now, &mut self.outbox);
+        if !self.outbox.is_empty() {
+            self.plane.transmit(&self.outbox);
+        }
+        // Destinations that the kernel refuses cost their leases: their reports do not come.
+        self.plane.refused().for_each(drop);
+        if self.snapshot_at <= now {
+            let snapshot = self.snapshot(now);
+            self.shared.snapshots.force_push(snapshot);
+            self.snapshot_at = now.after(SNAPSHOT_INTERVAL);
+        }
+        progress
+    }
+
+    fn sleep(&mut self) {
+        let next = self.node.next_timeout().map_or(self.snapshot_at, |at| at.min(self.snapshot_at));
+        let timeout = next.since(self.clock.now());
+        if let Err(error) = self.plane.wait(Some(timeout)) {
+            // Receiving goes on; the plane counts these. A kernel that fails each time must not fill the log's disk.
+            if self.plane.counters().receive_errors.is_power_of_two() {
+                warn!(%error, count = self.plane.counters().receive_errors, "the kernel ended receiving; taken up again");
+            }
+        }
+    }
+
+    fn snapshot(&self, now: Time) -> Snapshot {
+        Snapshot {
+            at: now,
+            node: self.node.counters().clone(),
+            plane: *self.plane.counters(),
+            sessions: self.node.sessions(),
+            window_bytes: self.node.window_bytes(),
+            channels: self.node.channels().collect(),
+        }
+    }
+}
