@@ -28,4 +28,4 @@ pub use node::{Admission, ChannelId, ChannelSummary, DialId, Event, LostReason, 
 pub use outbox::{Outbox, Payload, SLOT_BYTES, SlotIndex, Transmit};
 pub use sink::{OutputChunk, SinkConfig};
 pub use stats::{ChannelCounters, Counters, DropReason, Verdict};
-pub use time::Time;
+pub use time::{Anchor, Time};

@@ -1,6 +1,7 @@
 //! Time as an argument.
 
 use core::time::Duration;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A moment: µs since the Unix epoch. Whoever drives a node reads it from a monotonic clock anchored to the wall clock
 /// once, so that it never runs backwards and still means something to the other end of a session.
@@ -17,6 +18,27 @@ impl Time {
     /// How long after `earlier` this is; zero when it is not.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Monotonic time tied to the wall clock once: never runs backwards, and is close enough to other machines' time for
+/// capture times to mean something.
+#[derive(Clone, Copy, Debug)]
+pub struct Anchor {
+    instant: Instant,
+    time: Time,
+}
+
+impl Anchor {
+    /// From one reading of both clocks.
+    pub fn new(wall: SystemTime, instant: Instant) -> Anchor {
+        let time = Time(micros(wall.duration_since(UNIX_EPOCH).unwrap_or_default()));
+        Anchor { instant, time }
+    }
+
+    /// The time at `instant`.
+    pub fn time_at(&self, instant: Instant) -> Time {
+        self.time.after(instant.saturating_duration_since(self.instant))
     }
 }
 

@@ -15,6 +15,3 @@ pub const SLOT_MEMORY_BYTES_MAX: u64 = 1 << 40;
 /// Messages handed to the ring at once. Between two batches arrivals are taken in, so this also bounds how long
 /// control traffic waits for the fan-out: about 1 ms.
 pub const BATCH_MESSAGES: usize = 256;
-
-/// Commands to a worker that may wait: start and stop are all there is.
-pub const COMMANDS_MAX: usize = 4;

@@ -27,7 +27,7 @@ pub struct Config {
     /// Whether any channel is carried, not only the listed ones.
     pub open: bool,
     /// Links or keys of the channels that are carried.
-    channels: Vec<Channel>,
+    pub channels: Vec<Channel>,
     /// The bounds.
     pub limits: LimitsConfig,
 }
@@ -53,7 +53,7 @@ pub struct LimitsConfig {
 /// One channel, written as its link or as its key's 64 hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-struct Channel(ChannelKey);
+pub struct Channel(pub ChannelKey);
 
 impl TryFrom<String> for Channel {
     type Error = String;
@@ -167,11 +167,6 @@ impl Config {
             return Admission::Open;
         }
         Admission::Listed(self.channels.iter().map(|channel| channel.0).collect::<HashSet<_>>())
-    }
-
-    /// Carries this channel too.
-    pub fn allow(&mut self, key: ChannelKey) {
-        self.channels.push(Channel(key));
     }
 
     /// The node's bounds.

@@ -4,7 +4,6 @@
 //! threads and the clock. `DESIGN.md` beside this crate says who owns what when.
 
 pub mod budget;
-pub mod clock;
 pub mod config;
 mod control;
 mod daemon;

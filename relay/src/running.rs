@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::{Instant, SystemTime};
 
-use mesh::{Node, NodeConfig, SLOT_BYTES};
+use mesh::{Anchor, Node, NodeConfig, SLOT_BYTES};
 use thiserror::Error;
 use tracing::info;
 
-use crate::budget::COMMANDS_MAX;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::uring::{OpenError, Plane, SlotMemory, Waker};
 use crate::worker::{Shared, Snapshot, Worker};
@@ -71,11 +70,11 @@ impl Relay {
         let slots = config.memory_bytes() / SLOT_BYTES;
         let (listen, shared) = (config.listen, Shared::new());
         let for_worker = Arc::clone(&shared);
-        let (opened, started) = mpsc::sync_channel(COMMANDS_MAX);
+        let (opened, started) = mpsc::sync_channel(1);
         let body = move || {
             let made = open(listen, slots).map(|(memory, plane)| {
                 let node = Node::new(node_config, seed, Box::new(memory));
-                Worker::new(node, plane, Clock::start(), for_worker)
+                Worker::new(node, plane, Anchor::new(SystemTime::now(), Instant::now()), for_worker)
             });
             match made {
                 Ok(worker) => {

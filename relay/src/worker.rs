@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
-use mesh::{ChannelSummary, Counters, Node, Outbox, Progress, Time};
+use mesh::{Anchor, ChannelSummary, Counters, Node, Outbox, Progress, Time};
 use tracing::warn;
 
 use crate::budget::BATCH_MESSAGES;
-use crate::clock::Clock;
 use crate::uring::{Plane, PlaneCounters};
 
 /// How often a worker says what it has counted.
@@ -30,6 +29,8 @@ pub struct Snapshot {
     pub window_bytes: usize,
     /// What is carried.
     pub channels: Vec<ChannelSummary>,
+    /// Processor time of the worker's thread; `None` where the kernel does not say.
+    pub cpu: Option<Duration>,
 }
 
 /// What a worker shares with the rest of the process; nothing of it is touched per datagram.
@@ -50,14 +51,21 @@ pub(crate) struct Worker {
     node: Node,
     plane: Plane,
     outbox: Outbox,
-    clock: Clock,
+    clock: Anchor,
     shared: Arc<Shared>,
     snapshot_at: Time,
 }
 
 impl Worker {
-    pub(crate) fn new(node: Node, plane: Plane, clock: Clock, shared: Arc<Shared>) -> Worker {
-        Worker { node, plane, outbox: Outbox::new(BATCH_MESSAGES), clock, shared, snapshot_at: clock.now() }
+    pub(crate) fn new(node: Node, plane: Plane, clock: Anchor, shared: Arc<Shared>) -> Worker {
+        Worker {
+            node,
+            plane,
+            outbox: Outbox::new(BATCH_MESSAGES),
+            clock,
+            shared,
+            snapshot_at: Time::default(),
+        }
     }
 
     pub(crate) fn plane(&self) -> &Plane {
@@ -74,12 +82,16 @@ impl Worker {
         }
         self.node.close();
         while self.turn() == Progress::More {}
-        self.snapshot(self.clock.now())
+        self.snapshot(self.now())
+    }
+
+    fn now(&self) -> Time {
+        self.clock.time_at(Instant::now())
     }
 
     /// Takes in what has arrived and sends one batch: what one wake-up brought of a chunk leaves as one train.
     fn turn(&mut self) -> Progress {
-        let now = self.clock.now();
+        let now = self.now();
         let node = &mut self.node;
         self.plane.receive(|from, datagram| {
             node.handle_datagram(now, from, datagram);
@@ -102,7 +114,7 @@ impl Worker {
 
     fn sleep(&mut self) {
         let next = self.node.next_timeout().map_or(self.snapshot_at, |at| at.min(self.snapshot_at));
-        let timeout = next.since(self.clock.now());
+        let timeout = next.since(self.now());
         if let Err(error) = self.plane.wait(Some(timeout)) {
             // Receiving goes on; the plane counts these. A kernel that fails each time must not fill the log's disk.
             if self.plane.counters().receive_errors.is_power_of_two() {
@@ -119,6 +131,13 @@ impl Worker {
             sessions: self.node.sessions(),
             window_bytes: self.node.window_bytes(),
             channels: self.node.channels().collect(),
+            cpu: thread_cpu(),
         }
     }
+}
+
+/// The first field of `schedstat`: ns on the processor (Linux, Documentation/scheduler/sched-stats.rst).
+fn thread_cpu() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    stat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }

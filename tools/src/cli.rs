@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{Error, demo, keygen, link, publish, watch};
+#[cfg(target_os = "linux")]
+use crate::demo;
+use crate::{Error, keygen, link, publish, watch};
 
 /// Live streams over UDP, through super-peers that carry them to everyone.
 #[derive(Parser, Debug)]
@@ -22,6 +24,7 @@ Examples:
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    #[cfg(target_os = "linux")]
     Demo(demo::Args),
     Keygen(keygen::Args),
     Link(link::Args),
@@ -40,6 +43,7 @@ pub(crate) enum Failure {
 pub(crate) fn run() -> Result<(), Failure> {
     let cli = Cli::try_parse().map_err(Failure::CommandLine)?;
     let done = match cli.command {
+        #[cfg(target_os = "linux")]
         Command::Demo(args) => demo::run(args),
         Command::Keygen(args) => keygen::run(args),
         Command::Link(args) => link::run(args),

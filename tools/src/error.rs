@@ -32,9 +32,34 @@ pub enum Error {
     /// A result cannot be printed.
     #[error("cannot write to standard output: {0}")]
     Print(io::Error),
-    /// The command is not in this build.
-    #[error("`{0}` cannot do anything in this build yet")]
-    NotBuilt(&'static str),
+    /// Every relay refuses for good.
+    #[error(
+        "refused ({relays}); ask whoever runs the relay to list the channel, or start your own with --open"
+    )]
+    Refused {
+        /// Each relay with its reason.
+        relays: String,
+    },
+    /// The system does not give what is needed.
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+    /// The relay of the demo.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Relay(#[from] relay::StartError),
+    /// The demo did not get on.
+    #[error(
+        "the demo did not get on within {0} s: the machine is too busy, or something blocks UDP on loopback"
+    )]
+    DemoStuck(u64),
+    /// Viewers of the demo got something else than what was published.
+    #[error("{differing} of {viewers} viewers got other bytes than were published")]
+    Differs {
+        /// Viewers whose bytes differ.
+        differing: usize,
+        /// All viewers.
+        viewers: usize,
+    },
 }
 
 impl Error {

@@ -6,9 +6,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 mod cli;
+pub mod contact;
+#[cfg(target_os = "linux")]
 pub mod demo;
+pub mod driver;
 pub mod error;
 pub mod input;
+pub mod interrupt;
 pub mod key_file;
 pub mod keygen;
 pub mod link;
@@ -17,6 +21,7 @@ pub mod output;
 pub mod publish;
 pub mod resolve;
 pub mod watch;
+pub mod writer;
 
 pub use error::Error;
 

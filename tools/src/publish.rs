@@ -1,10 +1,23 @@
 //! `superpeer publish`: a stream onto a channel.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, TryRecvError};
+use mesh::{ChannelId, Limits};
+use mio::Waker;
 
 use crate::Error;
-use crate::input::InputSpec;
+use crate::contact::{Contact, say};
+use crate::driver::Driver;
+use crate::input::{Input, InputError, InputSpec};
+use crate::interrupt::Interrupt;
+use crate::key_file::KeyFile;
 use crate::link::parse_relay;
+use crate::mpegts::Scanner;
 
 /// Publish a stream on a channel
 ///
@@ -16,7 +29,9 @@ Examples:
   ffmpeg -re -i film.mp4 -c copy -f mpegts - |
     superpeer publish --key demo.key --relay 127.0.0.1:7450
   superpeer publish --key demo.key --relay relay.example:7450 --loop film.ts
-  superpeer publish --key demo.key --relay relay.example:7450 udp://239.1.2.3:5000")]
+  superpeer publish --key demo.key --relay relay.example:7450 udp://239.1.2.3:5000
+
+Ctrl-C ends the channel as the end of the input does; a second one ends the program at once.")]
 pub struct Args {
     /// The channel's key, from `superpeer keygen`
     #[arg(long, value_name = "FILE")]
@@ -33,10 +48,194 @@ pub struct Args {
     pub looped: bool,
 }
 
+/// How long the end of the channel may take to reach the relays.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Blocks of up to 64 KiB between the reader and the node: a second of a very fast stream.
+const BLOCKS_MAX: usize = 64;
+
+/// A stream without a random-access point for this long has none.
+const NO_JOIN_POINT_WAIT: Duration = Duration::from_secs(10);
+
 /// Runs the command.
 ///
 /// # Errors
-/// When the key or the input cannot be read.
-pub fn run(_args: Args) -> Result<(), Error> {
-    Err(Error::NotBuilt("publish"))
+/// When the key or the input cannot be read, or every relay refuses the channel.
+pub fn run(args: Args) -> Result<(), Error> {
+    let key = KeyFile::read(&args.key)?;
+    let mut driver = Driver::open(publisher_limits(), PUBLISHER_SLOTS)?;
+    let interrupt = Interrupt::listen(driver.waker())?;
+    let input = Input::open(&args.input, args.looped, interrupt.flag())?;
+    let now = driver.now();
+    let channel = driver.node.add_source(now, key.secret);
+    let contact = |name: String| Contact::new(&driver, channel, vec![name]);
+    let names: BTreeSet<String> = args.relays.into_iter().collect();
+    let contacts = names.into_iter().map(contact).collect();
+    let blocks = spawn_reader(input, driver.waker())?;
+    let mut publisher = Publisher { driver, contacts, stream: Stream::new(channel), interrupt };
+    let ended = publisher.publish(&blocks);
+    publisher.finish(channel)?;
+    ended
+}
+
+/// What a publisher keeps to repair from: 10 s of 30 Mbit/s.
+fn publisher_limits() -> Limits {
+    Limits { window_bytes_max: PUBLISHER_SLOTS * mesh::SLOT_BYTES, ..Limits::default() }
+}
+
+const PUBLISHER_SLOTS: usize = 1_100;
+
+/// What the reader hands over.
+type Block = Result<Vec<u8>, InputError>;
+
+/// Reading blocks; it has a thread of its own. The channel is closed at the end of the input.
+fn spawn_reader(mut input: Input, waker: Arc<Waker>) -> Result<Receiver<Block>, Error> {
+    let (blocks, receiver) = crossbeam::channel::bounded(BLOCKS_MAX);
+    let body = move || {
+        loop {
+            let block = match input.next_block() {
+                Ok(Some(bytes)) => Ok(bytes.to_vec()),
+                Ok(None) => break,
+                Err(error) => Err(error),
+            };
+            let failed = block.is_err();
+            if blocks.send(block).is_err() || failed {
+                break;
+            }
+            // The node is asked once a second in any case.
+            let _ = waker.wake();
+        }
+        drop(blocks);
+        let _ = waker.wake();
+    };
+    let spawned = thread::Builder::new().name("reader".to_owned()).spawn(body);
+    spawned.map_err(|error| Error::System("cannot start a thread", error))?;
+    Ok(receiver)
+}
+
+struct Publisher {
+    driver: Driver,
+    contacts: Vec<Contact>,
+    stream: Stream,
+    interrupt: Interrupt,
+}
+
+impl Publisher {
+    /// Publishes until the input ends or somebody asks for the end.
+    fn publish(&mut self, blocks: &Receiver<Block>) -> Result<(), Error> {
+        while !self.interrupt.is_set() {
+            loop {
+                match blocks.try_recv() {
+                    Ok(block) => self.stream.push(&mut self.driver, &block?),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                }
+            }
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// One round of the node. The input goes on whether or not a relay is there: what is too old is dropped.
+    fn turn(&mut self) -> Result<(), Error> {
+        let mut longest = Duration::from_secs(1);
+        for contact in &mut self.contacts {
+            if let Some(at) = contact.poll(&mut self.driver) {
+                longest = longest.min(at.saturating_duration_since(Instant::now()));
+            }
+        }
+        self.driver.turn(longest)?;
+        while let Some(event) = self.driver.node.poll_event() {
+            let mut refusals = Vec::new();
+            for contact in &mut self.contacts {
+                if let Err(error) = contact.handle_event(&mut self.driver, &event) {
+                    refusals.push(error);
+                }
+            }
+            // One relay of several may refuse; with none left there is nobody to publish to.
+            for error in refusals {
+                if self.contacts.len() == 1 {
+                    return Err(error);
+                }
+                say(&error.to_string());
+            }
+            self.contacts.retain(|contact| !contact.is_refused());
+        }
+        Ok(())
+    }
+
+    /// Ends the channel and waits until the relays have all of it.
+    fn finish(mut self, channel: ChannelId) -> Result<(), Error> {
+        let now = self.driver.now();
+        self.driver.node.finish(now, channel);
+        let give_up_at = Instant::now() + DRAIN_MAX;
+        let drained = loop {
+            if self.driver.node.is_drained(channel) {
+                break true;
+            }
+            if Instant::now() >= give_up_at || self.contacts.is_empty() {
+                break false;
+            }
+            self.turn()?;
+        };
+        if !drained && !self.contacts.is_empty() {
+            say("the end of the stream did not reach every relay: one of them does not answer");
+        }
+        let counters = self.driver.node.counters();
+        say(&format!(
+            "published {} chunks, {} datagrams, {} of them again",
+            counters.chunks,
+            counters.shards_sent,
+            counters.repairs_sent + counters.backlog_sent
+        ));
+        self.driver.close()
+    }
+}
+
+/// A stream on its way into a node: join points are found, and the user is told what it is.
+pub(crate) struct Stream {
+    channel: ChannelId,
+    scanner: Scanner,
+    begun: Option<Instant>,
+    joins: u64,
+    told: bool,
+}
+
+impl Stream {
+    pub(crate) fn new(channel: ChannelId) -> Stream {
+        Stream { channel, scanner: Scanner::new(), begun: None, joins: 0, told: false }
+    }
+
+    pub(crate) fn push(&mut self, driver: &mut Driver, bytes: &[u8]) {
+        let (now, channel) = (driver.now(), self.channel);
+        let joins = &mut self.joins;
+        if self.scanner.is_mpeg_ts() == Some(false) {
+            // Nothing says where a viewer may start, so anywhere is as good.
+            driver.node.next_is_join_point(channel);
+        }
+        self.scanner.push(bytes, &mut |piece| {
+            if let Some(back) = piece.join {
+                driver.node.mark_join_point(now, channel, back);
+                *joins += 1;
+            }
+            driver.node.push(now, channel, piece.bytes);
+        });
+        self.tell();
+    }
+
+    /// A word about a stream that late viewers cannot join well; once.
+    fn tell(&mut self) {
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        if self.told {
+            return;
+        }
+        self.told = true;
+        match self.scanner.is_mpeg_ts() {
+            Some(false) => say("the input is not MPEG-TS: carried as bytes, late viewers start at any chunk"),
+            Some(true) if self.joins == 0 && begun.elapsed() > NO_JOIN_POINT_WAIT => {
+                say("the stream marks no random-access points: late viewers start anywhere in it");
+            }
+            _ => self.told = self.joins > 0,
+        }
+    }
 }

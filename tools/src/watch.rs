@@ -1,13 +1,19 @@
 //! `superpeer watch`: a channel onto a screen.
 
-use core::time::Duration;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use codec::ChannelLink;
+use codec::{ChannelLink, Sequence};
+use mesh::{ChannelCounters, ChannelId, Limits, SinkConfig};
 
 use crate::Error;
+use crate::contact::{Contact, say};
+use crate::driver::Driver;
+use crate::interrupt::Interrupt;
 use crate::link::parse_relay;
-use crate::output::OutputSpec;
+use crate::output::{Output, OutputError, OutputSpec};
+use crate::writer::{Figures, Writer};
 
 /// Watch a channel
 ///
@@ -82,11 +88,152 @@ impl Args {
     }
 }
 
+/// What a viewer keeps besides the time it may wait: what reordering and its own repair need.
+const WINDOW_MIN: Duration = Duration::from_secs(5);
+
 /// Runs the command.
 ///
 /// # Errors
-/// When no relay is named, or the output cannot be written.
+/// When no relay is named, every relay refuses the channel, or the output cannot be written.
 pub fn run(args: Args) -> Result<(), Error> {
-    args.relays()?;
-    Err(Error::NotBuilt("watch"))
+    let relays = args.relays()?;
+    let mut driver = Driver::open(viewer_limits(args.delay()), VIEWER_SLOTS)?;
+    let interrupt = Interrupt::listen(driver.waker())?;
+    let from = match args.from {
+        From::Live => Sequence(0),
+        From::Start => Sequence(1),
+    };
+    let sink = SinkConfig { delay: args.delay(), from };
+    let channel = driver.node.add_sink(&args.link.key, sink);
+    let channel = channel.map_err(|error| Error::Usage(format!("the link's channel key: {error}")))?;
+    let contact = Contact::new(&driver, channel, relays);
+    let writer = Writer::start(Output::open(&args.output())?, driver.clock(), driver.waker())?;
+    let mut viewer =
+        Viewer { driver, contact, channel, writer, interrupt, stats: args.stats.then(Stats::new) };
+    let watched = viewer.watch();
+    viewer.finish(watched)
+}
+
+/// 64 MiB: 20 s at 16 Mbit/s.
+const VIEWER_SLOTS: usize = 1_134;
+
+fn viewer_limits(delay: Duration) -> Limits {
+    Limits {
+        window: (2 * delay).max(WINDOW_MIN),
+        window_bytes_max: VIEWER_SLOTS * mesh::SLOT_BYTES,
+        ..Limits::default()
+    }
+}
+
+struct Viewer {
+    driver: Driver,
+    contact: Contact,
+    channel: ChannelId,
+    writer: Writer,
+    interrupt: Interrupt,
+    stats: Option<Stats>,
+}
+
+impl Viewer {
+    /// Watches until the channel ends, the output does, or somebody asks for the end.
+    fn watch(&mut self) -> Result<(), Error> {
+        while !self.interrupt.is_set() && !self.writer.has_ended() {
+            let again = self.contact.poll(&mut self.driver);
+            let until_then = again.map(|at| at.saturating_duration_since(Instant::now()));
+            let longest = until_then.unwrap_or(TURN_MAX).min(TURN_MAX);
+            self.driver.turn(longest)?;
+            while let Some(event) = self.driver.node.poll_event() {
+                self.contact.handle_event(&mut self.driver, &event)?;
+            }
+            if self.write_chunks() {
+                return Ok(());
+            }
+            let counters = self.driver.node.channel_counters(self.channel);
+            if let Some(stats) = &mut self.stats {
+                stats.print_when_due(counters, self.writer.figures(), self.contact.is_connected());
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands what is due to the writer. Returns whether the channel has ended.
+    fn write_chunks(&mut self) -> bool {
+        let now = self.driver.now();
+        while let Some(chunk) = self.driver.node.next_chunk(now, self.channel) {
+            self.writer.write(chunk.header.capture_us, self.driver.node.payload(&chunk));
+            if chunk.header.last {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn finish(self, watched: Result<(), Error>) -> Result<(), Error> {
+        let counters = *self.driver.node.channel_counters(self.channel);
+        self.driver.close()?;
+        let (figures, written) = self.writer.finish();
+        say(&summary(&counters, &figures));
+        watched.and(match written {
+            Err(OutputError::Closed) => Ok(()),
+            Err(OutputError::Ended { status, .. }) if status.success() => Ok(()),
+            written => written.map_err(Error::from),
+        })
+    }
+}
+
+/// The longest time for which nobody looks whether the output has ended.
+const TURN_MAX: Duration = Duration::from_millis(200);
+
+fn summary(counters: &ChannelCounters, figures: &Figures) -> String {
+    let late = match figures.dropped {
+        0 => String::new(),
+        dropped => format!("; {dropped} chunks dropped because the output was too slow"),
+    };
+    format!(
+        "{} chunks, {} skipped; {} datagrams lost on the way, {} recovered, {} repaired; delay p50 {} ms, p99 {} ms{late}",
+        counters.chunks_delivered,
+        counters.chunks_skipped,
+        counters.shards_lost,
+        counters.shards_recovered,
+        counters.shards_repaired,
+        milliseconds(figures.delay_us.value_at_quantile(0.5)),
+        milliseconds(figures.delay_us.value_at_quantile(0.99)),
+    )
+}
+
+fn milliseconds(us: u64) -> String {
+    format!("{:.1}", us as f64 / 1_000.0)
+}
+
+/// `--stats`: one JSON object a second.
+struct Stats {
+    due: Instant,
+}
+
+impl Stats {
+    fn new() -> Stats {
+        Stats { due: Instant::now() }
+    }
+
+    fn print_when_due(&mut self, counters: &ChannelCounters, figures: Figures, connected: bool) {
+        if Instant::now() < self.due {
+            return;
+        }
+        self.due += Duration::from_secs(1);
+        let line = serde_json::json!({
+            "connected": connected,
+            "chunks": counters.chunks_delivered,
+            "skipped": counters.chunks_skipped,
+            "shards_received": counters.shards_received,
+            "shards_lost": counters.shards_lost,
+            "shards_recovered": counters.shards_recovered,
+            "shards_repaired": counters.shards_repaired,
+            "bytes": figures.bytes,
+            "dropped_by_output": figures.dropped,
+            "delay_us_p50": figures.delay_us.value_at_quantile(0.5),
+            "delay_us_p99": figures.delay_us.value_at_quantile(0.99),
+        });
+        // With standard error closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
 }

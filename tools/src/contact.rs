@@ -1,0 +1,253 @@
+//! Keeping contact with a relay: names are resolved in the background, addresses tried in turn, and the user told.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use codec::wire::control::{ByeReason, RefuseReason};
+use mesh::{ChannelId, DialId, Event, LostReason};
+use mio::Waker;
+
+use crate::Error;
+use crate::driver::Driver;
+use crate::resolve::{ResolveError, resolve};
+
+/// Waits between two attempts to resolve a name: doubled each time up to the longest.
+const LOOKUP_WAIT_MIN: Duration = Duration::from_secs(1);
+const LOOKUP_WAIT_MAX: Duration = Duration::from_secs(10);
+
+type Answer = (usize, Result<Vec<SocketAddr>, ResolveError>);
+
+/// One dial, with the relays it may turn to.
+pub struct Contact {
+    channel: ChannelId,
+    relays: Vec<Relay>,
+    dial: Option<DialId>,
+    /// The relay that the dial is turned to, and which of its addresses.
+    current: (usize, usize),
+    answers: Receiver<Answer>,
+    answer_to: Sender<Answer>,
+    waker: Arc<Waker>,
+    /// A session is held now.
+    connected: bool,
+}
+
+struct Relay {
+    name: String,
+    addresses: Vec<SocketAddr>,
+    lookup: Lookup,
+    wait: Duration,
+    refused: Option<RefuseReason>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lookup {
+    Due(Instant),
+    UnderWay,
+    Done,
+}
+
+impl Contact {
+    /// Contact for `channel` with one of the relays, the first that answers; `names` are `host:port`.
+    pub fn new(driver: &Driver, channel: ChannelId, names: Vec<String>) -> Contact {
+        let (answer_to, answers) = mpsc::channel();
+        let relay = |name| Relay {
+            name,
+            addresses: Vec::new(),
+            lookup: Lookup::Due(Instant::now()),
+            wait: LOOKUP_WAIT_MIN,
+            refused: None,
+        };
+        Contact {
+            channel,
+            relays: names.into_iter().map(relay).collect(),
+            dial: None,
+            current: (0, 0),
+            answers,
+            answer_to,
+            waker: driver.waker(),
+            connected: false,
+        }
+    }
+
+    /// Whether a session is held now.
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether every relay has refused for good.
+    pub fn is_refused(&self) -> bool {
+        self.relays.iter().all(|relay| relay.refused.is_some())
+    }
+
+    /// Starts lookups that are due and takes in their answers. Returns when it wants to be called again.
+    pub fn poll(&mut self, driver: &mut Driver) -> Option<Instant> {
+        while let Ok((index, answer)) = self.answers.try_recv() {
+            self.take_answer(driver, index, answer);
+        }
+        let now = Instant::now();
+        for index in 0..self.relays.len() {
+            if matches!(self.relays[index].lookup, Lookup::Due(at) if at <= now) {
+                self.look_up(index);
+            }
+        }
+        let due = |relay: &Relay| match relay.lookup {
+            Lookup::Due(at) => Some(at),
+            _ => None,
+        };
+        self.relays.iter().filter_map(due).min()
+    }
+
+    /// The resolver blocks for as long as it likes: a thread of its own waits for it.
+    fn look_up(&mut self, index: usize) {
+        let relay = &mut self.relays[index];
+        let (name, answer_to, waker) = (relay.name.clone(), self.answer_to.clone(), Arc::clone(&self.waker));
+        let body = move || {
+            // Nobody listens any more once the command ends.
+            let _ = answer_to.send((index, resolve(&name)));
+            let _ = waker.wake();
+        };
+        let started = thread::Builder::new().name("resolver".to_owned()).spawn(body);
+        relay.lookup = match started {
+            Ok(_) => Lookup::UnderWay,
+            Err(_) => Lookup::Due(Instant::now() + LOOKUP_WAIT_MAX),
+        };
+    }
+
+    fn take_answer(
+        &mut self,
+        driver: &mut Driver,
+        index: usize,
+        answer: Result<Vec<SocketAddr>, ResolveError>,
+    ) {
+        let relay = &mut self.relays[index];
+        match answer {
+            Ok(addresses) => {
+                relay.addresses = addresses.iter().map(canonical).collect();
+                relay.lookup = Lookup::Done;
+                relay.wait = LOOKUP_WAIT_MIN;
+                if self.dial.is_none() {
+                    let now = driver.now();
+                    self.current = (index, 0);
+                    self.dial = Some(driver.node.dial(now, self.channel, relay.addresses[0]));
+                }
+            }
+            Err(error) => {
+                say(&format!("{error}; trying again in {} s", relay.wait.as_secs()));
+                relay.lookup = Lookup::Due(Instant::now() + relay.wait);
+                relay.wait = (relay.wait * 2).min(LOOKUP_WAIT_MAX);
+            }
+        }
+    }
+
+    /// Takes in an event if it is this contact's.
+    ///
+    /// # Errors
+    /// When every relay refuses for good.
+    pub fn handle_event(&mut self, driver: &mut Driver, event: &Event) -> Result<(), Error> {
+        let dial = match event {
+            Event::Connected { dial, .. }
+            | Event::Refused { dial, .. }
+            | Event::Unanswered { dial }
+            | Event::Lost { dial, .. } => *dial,
+        };
+        if self.dial != Some(dial) {
+            return Ok(());
+        }
+        let name = self.describe();
+        self.connected = matches!(event, Event::Connected { .. });
+        match event {
+            Event::Connected { edge: Some(_), .. } => {
+                say(&format!("connected to {name}; the channel is live"))
+            }
+            Event::Connected { edge: None, .. } => {
+                say(&format!("connected to {name}; the channel is not live yet"))
+            }
+            Event::Lost { reason, .. } => {
+                say(&format!("lost {name}: {}; trying again", describe_loss(*reason)))
+            }
+            Event::Unanswered { .. } => {
+                say(&format!(
+                    "{name} does not answer; trying on (is a relay running there, and UDP let through?)"
+                ));
+                self.turn_to_next(driver);
+            }
+            Event::Refused { reason, .. } => {
+                self.relays[self.current.0].refused = Some(*reason).filter(|reason| is_final(*reason));
+                if self.is_refused() {
+                    return Err(Error::Refused { relays: self.refusals() });
+                }
+                say(&format!("{name} refuses: {reason}; trying on"));
+                self.turn_to_next(driver);
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns the dial to the next address, of the next relay when this one's are used up, and asks for the addresses
+    /// of that one anew: they may have changed.
+    fn turn_to_next(&mut self, driver: &mut Driver) {
+        let (relay, address) = self.current;
+        let count = self.relays.len();
+        let usable: HashSet<usize> = (0..count)
+            .filter(|&index| self.relays[index].refused.is_none() && !self.relays[index].addresses.is_empty())
+            .collect();
+        let next_relay = (1..=count).map(|step| (relay + step) % count).find(|index| usable.contains(index));
+        let more_here = usable.contains(&relay) && address + 1 < self.relays[relay].addresses.len();
+        let next = match (more_here, next_relay) {
+            (true, _) => (relay, address + 1),
+            (false, Some(index)) => (index, 0),
+            (false, None) => return,
+        };
+        if next.1 == 0 && self.relays[next.0].lookup == Lookup::Done {
+            self.relays[next.0].lookup = Lookup::Due(Instant::now());
+        }
+        let target = self.relays[next.0].addresses[next.1];
+        let moved = next != self.current;
+        self.current = next;
+        if let Some(dial) = self.dial.filter(|_| moved) {
+            let now = driver.now();
+            driver.node.redirect(now, dial, target);
+        }
+    }
+
+    fn describe(&self) -> String {
+        let relay = &self.relays[self.current.0];
+        match relay.addresses.get(self.current.1) {
+            Some(address) if address.to_string() != relay.name => format!("{} ({address})", relay.name),
+            _ => relay.name.clone(),
+        }
+    }
+
+    fn refusals(&self) -> String {
+        let refusal = |relay: &Relay| relay.refused.map(|reason| format!("{}: {reason}", relay.name));
+        self.relays.iter().filter_map(refusal).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Whether asking again is in vain.
+fn is_final(reason: RefuseReason) -> bool {
+    matches!(reason, RefuseReason::ChannelNotAllowed | RefuseReason::KeyNotProven)
+}
+
+fn describe_loss(reason: LostReason) -> String {
+    match reason {
+        LostReason::Silence => "it fell silent".to_owned(),
+        LostReason::Bye(ByeReason::UnknownSession) => "it was started anew".to_owned(),
+        LostReason::Bye(reason) => reason.to_string(),
+    }
+}
+
+fn canonical(address: &SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Talk goes to standard error.
+pub fn say(text: &str) {
+    use std::io::Write;
+    // With standard error closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "superpeer: {text}");
+}

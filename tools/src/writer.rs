@@ -1,0 +1,123 @@
+//! The output on a thread of its own: a slow disk or player must not keep the node from its socket.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use hdrhistogram::Histogram;
+use mesh::Anchor;
+use mio::Waker;
+
+use crate::Error;
+use crate::output::{Output, OutputError};
+
+/// Chunks that may wait for the output: 32 MiB of the largest.
+const CHUNKS_MAX: usize = 1_024;
+
+/// How often a program that is written to is asked whether it still runs.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Chunks dropped because the output was behind.
+    pub dropped: u64,
+    /// From the publisher's capture to the end of the write, µs; as far as the two clocks agree.
+    pub delay_us: Histogram<u64>,
+}
+
+/// For delays in µs, to 1 %: up to a minute; what is longer counts as that.
+pub fn delay_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 2).expect("bounds and digits that a histogram can have")
+}
+
+struct Chunk {
+    capture_us: u64,
+    payload: Vec<u8>,
+}
+
+/// The thread that writes.
+pub struct Writer {
+    chunks: Sender<Chunk>,
+    thread: JoinHandle<Result<(), OutputError>>,
+    figures: Arc<Mutex<Figures>>,
+    ended: Arc<AtomicBool>,
+    dropped: u64,
+}
+
+impl Writer {
+    /// Starts writing to `output`; `waker` is used when the output ends by itself.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(output: Output, clock: Anchor, waker: Arc<Waker>) -> Result<Writer, Error> {
+        let (chunks, to_write) = crossbeam::channel::bounded(CHUNKS_MAX);
+        let figures = Figures { bytes: 0, dropped: 0, delay_us: delay_histogram() };
+        let figures = Arc::new(Mutex::new(figures));
+        let ended = Arc::new(AtomicBool::new(false));
+        let (for_thread, end_flag) = (Arc::clone(&figures), Arc::clone(&ended));
+        let body = move || {
+            let written = write_all(output, &to_write, clock, &for_thread);
+            end_flag.store(true, Ordering::Release);
+            // The flag is looked at several times a second in any case.
+            let _ = waker.wake();
+            written
+        };
+        let spawned = thread::Builder::new().name("writer".to_owned()).spawn(body);
+        let thread = spawned.map_err(|error| Error::System("cannot start a thread", error))?;
+        Ok(Writer { chunks, thread, figures, ended, dropped: 0 })
+    }
+
+    /// Hands over a chunk; it is dropped, and counted, when the output is too far behind.
+    pub fn write<'p>(&mut self, capture_us: u64, payload: impl Iterator<Item = &'p [u8]>) {
+        let payload = payload.flatten().copied().collect();
+        if self.chunks.try_send(Chunk { capture_us, payload }).is_err() {
+            self.dropped += 1;
+        }
+    }
+
+    /// Whether the output takes no more.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// What was written so far.
+    pub fn figures(&self) -> Figures {
+        let figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Figures { dropped: self.dropped, ..figures }
+    }
+
+    /// Writes what waits, closes the output, and says how that went.
+    pub fn finish(self) -> (Figures, Result<(), OutputError>) {
+        let Writer { chunks, thread, figures, dropped, .. } = self;
+        drop(chunks);
+        let written = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let figures = figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (Figures { dropped, ..figures }, written)
+    }
+}
+
+fn write_all(
+    mut output: Output,
+    chunks: &Receiver<Chunk>,
+    clock: Anchor,
+    figures: &Mutex<Figures>,
+) -> Result<(), OutputError> {
+    loop {
+        match chunks.recv_timeout(CHECK_INTERVAL) {
+            Ok(chunk) => {
+                output.write_chunk([chunk.payload.as_slice()].into_iter())?;
+                let delay_us = clock.time_at(Instant::now()).0.saturating_sub(chunk.capture_us);
+                let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
+                figures.bytes += chunk.payload.len() as u64;
+                figures.delay_us.saturating_record(delay_us);
+            }
+            Err(RecvTimeoutError::Timeout) => output.check()?,
+            Err(RecvTimeoutError::Disconnected) => return output.finish(),
+        }
+    }
+}
