@@ -81,6 +81,9 @@ pub const COOKIE_BUCKET: Duration = Duration::from_secs(8);
 /// Leases and windows are looked through this often.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A viewer that nobody subscribes to needs what it has written no more, but for late datagrams to be known as such.
+pub const WRITTEN_KEPT: Duration = Duration::from_millis(250);
+
 /// While a chunk is short of shards or a joiner is behind, the node wants to be called this often.
 pub const TICK_INTERVAL: Duration = Duration::from_millis(5);
 

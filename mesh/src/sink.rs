@@ -55,6 +55,11 @@ impl Sink {
         self.next.max(self.config.from)
     }
 
+    /// Chunks below were written or skipped.
+    pub(crate) fn position(&self) -> Sequence {
+        self.next
+    }
+
     pub(crate) fn begin_at(&mut self, start: Sequence) {
         if self.next == Sequence(0) {
             self.next = start;

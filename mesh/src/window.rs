@@ -295,9 +295,9 @@ impl Window {
         true
     }
 
-    /// Drops what was first seen before `horizon`.
-    pub(crate) fn evict_before(&mut self, horizon: Time, arena: &mut Arena) {
-        while self.chunks.front().is_some_and(|chunk| chunk.first_seen < horizon) {
+    /// Drops what was first seen before `horizon` and has a number below `end`.
+    pub(crate) fn evict_before(&mut self, horizon: Time, end: Sequence, arena: &mut Arena) {
+        while self.chunks.front().is_some_and(|chunk| chunk.first_seen < horizon && chunk.sequence < end) {
             self.evict_oldest(arena);
         }
     }

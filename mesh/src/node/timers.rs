@@ -1,16 +1,19 @@
 //! What is due when: dials, reports, repair requests, chunks of the source, leases and windows.
 
+use core::time::Duration;
+
 use arrayvec::ArrayVec;
+use codec::Sequence;
 use codec::wire::control::{ByeReason, Control, Repair, Wanted};
 
 use crate::dial::DialState;
 use crate::limits::{
     LEASE, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL, REPORT_INTERVAL_ENDING, SILENCE_MAX,
-    SWEEP_INTERVAL, TICK_INTERVAL,
+    SWEEP_INTERVAL, TICK_INTERVAL, WRITTEN_KEPT,
 };
 use crate::node::{ChannelId, LostReason, Node};
 use crate::source::Cut;
-use crate::time::Time;
+use crate::time::{Time, micros};
 
 impl Node {
     /// When [`Node::handle_timeout`] wants to be called, if nothing comes in before.
@@ -131,10 +134,14 @@ impl Node {
                 self.end_session(index);
             }
         }
-        let horizon = Time(now.0.saturating_sub(crate::time::micros(self.limits.window)));
         for index in 0..self.channels.capacity() {
             let Some(channel) = self.channels.get_mut(index) else { continue };
-            channel.window.evict_before(horizon, &mut self.arena);
+            let before = |age: Duration| Time(now.0.saturating_sub(micros(age)));
+            let everything = Sequence(u64::MAX);
+            channel.window.evict_before(before(self.limits.window), everything, &mut self.arena);
+            if let Some(sink) = channel.sink.as_ref().filter(|_| channel.seats.is_empty()) {
+                channel.window.evict_before(before(WRITTEN_KEPT), sink.position(), &mut self.arena);
+            }
             channel.loss_ppm_max = channel.seats.iter().map(|seat| seat.loss_ppm).max().unwrap_or(0);
             if channel.is_idle() {
                 self.channels_by_tag.remove(&channel.verifier.tag());
