@@ -65,10 +65,9 @@ impl Source {
     }
 
     /// A joiner may start `back` bytes before the end of what was appended. Returns how many pending bytes belong to
-    /// the chunk before; nothing has to be cut off when those are none or the channel has just begun.
-    pub(crate) fn mark_join_point(&mut self, back: usize) -> Option<usize> {
-        let before = self.pending.len().saturating_sub(back);
-        (self.begun && before > 0).then_some(before)
+    /// chunks before that; `None` when the place is under way already, or the channel begins with it anyway.
+    pub(crate) fn bytes_before_join_point(&self, back: usize) -> Option<usize> {
+        self.pending.len().checked_sub(back).filter(|_| self.begun)
     }
 
     /// The next chunk is a join point.

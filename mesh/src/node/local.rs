@@ -69,13 +69,14 @@ impl Node {
     /// A viewer may start `back` bytes before the end of what was pushed, if these are not under way already: a new
     /// chunk starts there.
     pub fn mark_join_point(&mut self, now: Time, channel: ChannelId, back: usize) {
-        if let Some(before) = self.source_mut(channel).mark_join_point(back) {
+        let Some(before) = self.source_mut(channel).bytes_before_join_point(back) else { return };
+        if before > 0 {
             self.make_chunk(now, channel, Cut::Bytes(before), false);
-            self.source_mut(channel).next_is_join_point();
         }
+        self.source_mut(channel).next_is_join_point();
     }
 
-    /// Any chunk from now on is a join point: for streams that have no better ones.
+    /// The next chunk is a join point wherever it starts: for streams that have no better ones.
     pub fn next_is_join_point(&mut self, channel: ChannelId) {
         self.source_mut(channel).next_is_join_point();
     }

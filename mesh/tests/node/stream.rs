@@ -102,6 +102,25 @@ fn a_late_joiner_starts_at_the_latest_join_point_and_at_once() {
 }
 
 #[test]
+fn a_join_point_just_after_a_chunk_was_made_is_one() {
+    let mut net = Net::new(33, CLEAN);
+    let relay = net.add(relay_config());
+    let (publisher, channel) = net.publisher(relay);
+    net.run(Duration::from_millis(200));
+    net.stream_without_join_point(publisher, channel, 50, RATE);
+    // Everything pending leaves as chunks; then the join point comes first.
+    net.run(Duration::from_millis(100));
+    let now = net.now;
+    net.node(publisher).push(now, channel, &[7; 2_000]);
+    net.node(publisher).mark_join_point(now, channel, 2_000);
+    net.run(Duration::from_millis(100));
+    let (viewer, _) = net.viewer(relay, LIVE);
+    net.run_to(Duration::from_millis(100), "first bytes", |net| !net.output(viewer).is_empty());
+    net.run(Duration::from_millis(100));
+    assert!(net.output(viewer) == [7; 2_000]);
+}
+
+#[test]
 fn who_asks_for_the_start_gets_the_whole_window() {
     let mut net = Net::new(31, CLEAN);
     let relay = net.add(relay_config());
