@@ -55,12 +55,15 @@ impl Channel {
         self.window.is_unsettled() || self.sink.as_ref().is_some_and(|sink| sink.is_waiting(&self.window))
     }
 
-    /// The first chunk for a subscriber that asks for the channel from `from` on (0: the latest join point).
+    /// The first chunk for a subscriber that asks for the channel from `from` on (0: the latest join point); 0 when it
+    /// has to wait for one. A newcomer to a channel that has ended waits for the next start.
     pub(crate) fn start_for(&self, from: Sequence) -> Sequence {
         let window = &self.window;
+        let goes_on = window.oldest() <= from && from != Sequence(0);
         match from {
+            _ if goes_on => from.min(window.edge().next()),
+            _ if window.has_ended() => Sequence(0),
             Sequence(0) => window.latest_join_point(),
-            from if window.is_empty() || from >= window.oldest() => from.min(window.edge().next()),
             _ => window.oldest_join_point(),
         }
     }

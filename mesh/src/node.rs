@@ -73,8 +73,8 @@ pub enum Event {
     Connected {
         /// Which dial.
         dial: DialId,
-        /// The live edge there; `None` when the channel is not live yet.
-        edge: Option<Sequence>,
+        /// Whether the channel is live there already.
+        is_live: bool,
         /// This node's address as seen from there.
         observed: SocketAddr,
     },

@@ -159,6 +159,12 @@ impl Window {
         self.chunks.front().map_or(Sequence(0), |chunk| chunk.sequence)
     }
 
+    /// Whether the live edge is the channel's last chunk.
+    pub(crate) fn has_ended(&self) -> bool {
+        let newest = self.chunks.back().and_then(|chunk| chunk.body.as_ref());
+        newest.is_some_and(|body| body.identity.header.last)
+    }
+
     pub(crate) fn floor(&self) -> Sequence {
         self.floor
     }

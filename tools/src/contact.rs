@@ -160,10 +160,10 @@ impl Contact {
         let name = self.describe();
         self.connected = matches!(event, Event::Connected { .. });
         match event {
-            Event::Connected { edge: Some(_), .. } => {
+            Event::Connected { is_live: true, .. } => {
                 say(&format!("connected to {name}; the channel is live"))
             }
-            Event::Connected { edge: None, .. } => {
+            Event::Connected { is_live: false, .. } => {
                 say(&format!("connected to {name}; the channel is not live yet"))
             }
             Event::Lost { reason, .. } => {

@@ -327,8 +327,11 @@ impl Node {
                 sink.begin_at(welcome.start);
             }
         }
-        let edge = Some(welcome.edge).filter(|edge| *edge != Sequence(0));
-        self.tell(Event::Connected { dial: DialId(index), edge, observed: welcome.observed });
+        let is_live = match role {
+            Role::Publish => welcome.edge != Sequence(0),
+            Role::Subscribe => welcome.start != Sequence(0),
+        };
+        self.tell(Event::Connected { dial: DialId(index), is_live, observed: welcome.observed });
         Ok(())
     }
 

@@ -121,6 +121,32 @@ fn a_join_point_just_after_a_chunk_was_made_is_one() {
 }
 
 #[test]
+fn a_newcomer_to_a_channel_that_ended_waits_for_its_next_start() {
+    let mut net = Net::new(34, CLEAN);
+    let relay = net.add(relay_config());
+    let (first, channel) = net.publisher(relay);
+    net.stream(first, channel, 2, RATE);
+    let now = net.now;
+    net.node(first).finish(now, channel);
+    net.run(Duration::from_secs(1));
+    net.node(first).close();
+    let viewers = [net.viewer(relay, LIVE).0, net.viewer(relay, OLDEST).0];
+    net.run(Duration::from_secs(1));
+    let (second, channel) = net.publisher(relay);
+    net.run(Duration::from_millis(100));
+    let begun = net.now;
+    let mut published = net.stream_without_join_point(second, channel, 20, RATE);
+    for viewer in viewers {
+        assert!(!net.output(viewer).is_empty(), "nothing within {:?}", net.now.since(begun));
+    }
+    published.extend(net.stream(second, channel, 1, RATE));
+    let now = net.now;
+    net.node(second).finish(now, channel);
+    net.run_to(Duration::from_secs(2), "ended", |net| viewers.iter().all(|v| net.has_ended(*v)));
+    assert!(viewers.iter().all(|viewer| net.output(*viewer) == published));
+}
+
+#[test]
 fn who_asks_for_the_start_gets_the_whole_window() {
     let mut net = Net::new(31, CLEAN);
     let relay = net.add(relay_config());

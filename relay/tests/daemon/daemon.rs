@@ -1,0 +1,129 @@
+//! `superpeerd` as a process.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use crate::wait::{DEADLINE, until};
+
+/// The daemon with these arguments, not yet started.
+pub(crate) fn superpeerd(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_superpeerd"));
+    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Runs the daemon with arguments that make it end by itself: exit status, standard output, standard error.
+pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
+    let mut child =
+        superpeerd(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the daemon");
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let reader = thread::spawn(move || {
+        let (mut out, mut err) = (String::new(), String::new());
+        stdout.read_to_string(&mut out).unwrap();
+        stderr.read_to_string(&mut err).unwrap();
+        (out, err)
+    });
+    let mut daemon = Daemon { child, address: None, log: mpsc::channel().1 };
+    let status = daemon.wait();
+    let (out, err) = reader.join().unwrap();
+    let output = Output { status, stdout: out.into_bytes(), stderr: err.into_bytes() };
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().expect("an exit status"), text(output.stdout), text(output.stderr))
+}
+
+/// A running daemon; killed when dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    address: Option<SocketAddr>,
+    log: Receiver<String>,
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until it listens; `listen` may leave the port to the kernel.
+    pub(crate) fn start(listen: &str, more: &[&str]) -> Daemon {
+        let mut child = superpeerd(&["--listen", listen])
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the daemon");
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (line_to, log) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                println!("{line}");
+                // Nobody reads the log of a test that is over.
+                let _ = line_to.send(line);
+            }
+        });
+        let mut daemon = Daemon { child, address: None, log };
+        daemon.address = Some(loop {
+            let line = daemon.next_line();
+            let listen = line.split_once("listen=").and_then(|(_, rest)| rest.split(' ').next());
+            if let Some(address) = listen {
+                break address.parse().expect("an address in the log");
+            }
+        });
+        daemon
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.expect("a daemon that listens")
+    }
+
+    /// The next line of the log.
+    pub(crate) fn next_line(&self) -> String {
+        self.log.recv_timeout(DEADLINE).expect("a line in the log")
+    }
+
+    pub(crate) fn status_of_process(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running daemon")
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = self.status_of_process();
+        let field = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let kib: u64 = field.trim().trim_end_matches(" kB").parse().unwrap();
+        kib * 1024
+    }
+
+    /// Sends a signal (`INT`, `TERM`), once the daemon listens for signals.
+    pub(crate) fn signal(&self, name: &str) {
+        let interrupt_and_terminate = 1 << (2 - 1) | 1 << (15 - 1);
+        until("the daemon listens for signals", || {
+            let status = self.status_of_process();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("SigCgt");
+            let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+            (caught & interrupt_and_terminate == interrupt_and_terminate).then_some(())
+        });
+        let kill = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
+        assert!(kill.expect("kill").success());
+    }
+
+    /// Ends the daemon without a word to its peers.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        until("the daemon ends", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

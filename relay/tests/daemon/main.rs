@@ -1,0 +1,9 @@
+//! The daemon as those meet it who start it and those who talk to it over UDP.
+
+mod command_line;
+mod daemon;
+mod hostile;
+mod in_process;
+mod peer;
+mod sessions;
+mod wait;
