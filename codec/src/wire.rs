@@ -20,9 +20,11 @@ pub const SIGNATURE_BYTES: usize = 64;
 pub(crate) const MAGIC: [u8; 2] = *b"SP";
 pub(crate) const VERSION: u8 = 1;
 
-/// The fourth byte of every datagram.
+/// The kind of a shard datagram; all others are control.
+pub const SHARD: u8 = 0;
+
+/// The fourth byte of a control datagram.
 pub(crate) mod kind {
-    pub(crate) const SHARD: u8 = 0;
     pub(crate) const HELLO: u8 = 1;
     pub(crate) const CHALLENGE: u8 = 2;
     pub(crate) const WELCOME: u8 = 3;

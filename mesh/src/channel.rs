@@ -61,8 +61,8 @@ impl Channel {
         let window = &self.window;
         let goes_on = window.oldest() <= from && from != Sequence(0);
         match from {
+            _ if window.is_empty() || (window.has_ended() && !goes_on) => Sequence(0),
             _ if goes_on => from.min(window.edge().next()),
-            _ if window.has_ended() => Sequence(0),
             Sequence(0) => window.latest_join_point(),
             _ => window.oldest_join_point(),
         }

@@ -64,8 +64,13 @@ impl Dial {
         wait - wait * u32::from(jitter) / 1024
     }
 
-    /// The other end is there: start over with short waits when it is lost.
+    /// The other end answered as it should.
     pub(crate) fn answered(&mut self) {
+        self.unanswered = 0;
+    }
+
+    /// A session that was worth having is over, or there is another target: start over with short waits.
+    pub(crate) fn start_over(&mut self) {
         self.wait = HELLO_WAIT_MIN;
         self.unanswered = 0;
     }

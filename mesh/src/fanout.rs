@@ -94,6 +94,10 @@ impl Fanout {
         Fanout { jobs: VecDeque::with_capacity(JOB_QUEUE_MAX) }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
     /// Adds shards `first..end` of a slot, to go to everybody in `seats`.
     pub(crate) fn add(
         &mut self,
@@ -105,8 +109,9 @@ impl Fanout {
         counters: &mut Counters,
     ) {
         if self.jobs.len() == JOB_QUEUE_MAX {
-            // The oldest is the least live.
-            self.jobs.pop_front();
+            // The oldest is the least live; a channel that floods the queue pays for it itself.
+            let own = self.jobs.iter().position(|job| job.channel == channel);
+            self.jobs.remove(own.unwrap_or(0));
             counters.jobs_skipped += 1;
         }
         let (seat, left) = (seats.next_first(), seats.seats.len());
@@ -140,8 +145,9 @@ impl Fanout {
 
 impl Job {
     fn send(&mut self, seats: &Seats, out: &mut Outbox, counters: &mut Counters) {
+        // Seats may have been cleared, all at once, since the job began.
+        self.left = self.left.min(seats.seats.len());
         while self.left > 0 && !out.is_full() {
-            // Seats may have been added or, all at once, cleared since the job began.
             let place = if self.seat < seats.seats.len() { self.seat } else { 0 };
             if let Some(Some(seat)) = seats.seats.get(place) {
                 let end = self.end.min(self.layout.data_shards() + self.parity_for(seat));
@@ -201,6 +207,21 @@ mod tests {
         }
         starts.dedup();
         assert_eq!(starts.len(), 3, "another subscriber is first each time");
+    }
+
+    #[test]
+    fn who_comes_when_all_others_left_is_sent_a_train_once() {
+        let mut arena = Arena::new(Box::new(vec![0; SLOT_BYTES]));
+        let slot = arena.take().unwrap();
+        let layout = SlotLayout::new(4, 2).unwrap();
+        let mut seats = Seats::default();
+        let taken: Vec<usize> = (1..=100).map(|port| seats.take(seat(port))).collect();
+        let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(256));
+        fanout.add(Time(0), 0, &mut seats, (slot, layout), (0, 4), &mut counters);
+        taken.into_iter().for_each(|place| seats.leave(place));
+        seats.take(seat(7));
+        fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
+        assert_eq!(out.transmits().len(), 1);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! virtual time.
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod arena;
 mod channel;
 mod cookie;

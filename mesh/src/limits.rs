@@ -2,8 +2,7 @@
 
 use core::time::Duration;
 
-use codec::wire::DATAGRAM_BYTES;
-
+use crate::allowance::Rate;
 use crate::outbox::SLOT_BYTES;
 
 /// Bounds that a configuration sets.
@@ -75,6 +74,20 @@ pub const HELLOS_UNTIL_TOLD: u32 = 5;
 /// A refusal asks the newcomer to wait this long.
 pub const REFUSED_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a refused dial waits, whatever it is told: the least and the most.
+pub const REFUSED_WAIT_MIN: Duration = Duration::from_secs(1);
+/// See [`REFUSED_WAIT_MIN`].
+pub const REFUSED_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The same of a node that shuts down: it may be back soon.
+pub const CLOSING_WAIT: Duration = Duration::from_secs(1);
+
+/// A round trip longer than this is a mistake or a lie: the sample is not used.
+pub const RTT_MAX: Duration = Duration::from_secs(5);
+
+/// With another upstream to ask, nobody waits longer than this for an answer.
+pub const REPAIR_INTERVAL_MAX: Duration = Duration::from_millis(250);
+
 /// A cookie is made for a time bucket of this length and holds for that one and the next.
 pub const COOKIE_BUCKET: Duration = Duration::from_secs(8);
 
@@ -106,15 +119,21 @@ pub const REPAIR_HORIZON: Duration = Duration::from_secs(2);
 /// A joiner is not yet owed the chunks between its join point and the live edge: they are paced out to it.
 pub const JOIN_GRACE: Duration = Duration::from_millis(250);
 
-/// How many chunks before the first one seen a joiner waits for: 10 s of them.
-pub const JOIN_DISTANCE_MAX: u64 = 256;
+/// How many chunks before the first one seen a joiner waits for: 8 s at 32 Mbit/s, where a chunk is full after 8 ms; 40 s
+/// at 4 Mbit/s.
+pub const JOIN_DISTANCE_MAX: u64 = 1_024;
 
-/// A gap of more chunks than this is not loss but a new start of the publisher: nothing in it is asked for.
-pub const GAP_CHUNKS_MAX: u64 = 256;
+/// A gap of more chunks than this is not loss but a new start of the publisher: nothing in it is asked for. Together with
+/// the window's slots it bounds how many chunks are kept track of: 2,200 of 300 bytes at the default window.
+pub const GAP_CHUNKS_MAX: u64 = 1_024;
 
-/// A sequence number may be ahead of the live edge by as many as time has passed in µs (publishers start from their
-/// clock) and this many: 10 s of clock error.
-pub const SEQUENCE_AHEAD_MAX: u64 = 10_000_000;
+/// A sequence number may be ahead of both the live edge and this node's clock by this much, in µs, for publishers start
+/// from theirs: a day of clock error.
+pub const SEQUENCE_AHEAD_MAX: u64 = 86_400_000_000;
+
+/// A publisher believes a relay that says the channel has got this far (2100-01-01 in µs), and goes on from there; more
+/// would use up the numbers that a channel has.
+pub const EDGE_BELIEVED_MAX: u64 = 4_102_444_800_000_000;
 
 /// A joiner is served its backlog this many times faster than real time, so that it neither waits nor floods its line.
 pub const BACKLOG_SPEED: u64 = 4;
@@ -122,15 +141,29 @@ pub const BACKLOG_SPEED: u64 = 4;
 /// The longest wait between two chunks of a backlog.
 pub const BACKLOG_INTERVAL_MAX: Duration = Duration::from_millis(10);
 
-/// Repair shards a subscriber may ask for before it was sent anything: one whole backlog of a second.
-pub const REPAIR_CREDIT_START: u32 = 1_024;
+/// The shortest, whatever capture times say: a chunk each ms is 265 Mbit/s.
+pub const BACKLOG_INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+/// Repair shards a subscriber may ask for before it was sent anything; what it joins with comes as backlog.
+pub const REPAIR_CREDIT_START: u32 = 128;
 /// The most it can save up.
 pub const REPAIR_CREDIT_MAX: u32 = 4_096;
 
-/// Signature checks that find nothing new to keep: what a session may cause at once, and per second after: at 33 µs each, 3 % of a core.
-pub const WASTED_CHECKS_MAX: u32 = 1_000;
+/// Signature checks that find nothing new to keep: what a session may cause at once and per second. At 33 µs each, 3 % of
+/// a core.
+pub(crate) const WASTED_CHECKS: Rate = Rate { burst: 1_000, per_second: 1_000 };
 
-/// Control datagrams waiting to be sent. Past it a `Hello` goes unanswered and is repeated by its sender.
+/// Signature checks of publishers' handshakes, all peers together.
+pub(crate) const HELLO_CHECKS: Rate = Rate { burst: 500, per_second: 500 };
+
+/// New sessions per second for one address, once it has used up as many as it may hold: each costs a backlog.
+pub(crate) const GRANTS_PER_SECOND: u32 = 1;
+
+/// A session of this length was worth having: the next attempt starts with short waits again.
+pub const SESSION_WORTH: Duration = Duration::from_secs(5);
+
+/// Control datagrams waiting to be sent; challenges, which anybody can cause, take up half of it at most. Past it a
+/// `Hello` goes unanswered and is repeated by its sender.
 pub const CONTROL_QUEUE_MAX: usize = 4_096;
 
 /// Answers to repair requests waiting to be sent.
@@ -154,4 +187,3 @@ pub const CHUNK_TIME: Duration = Duration::from_millis(40);
 
 const _: () = assert!(SLOT_BYTES <= 65_507, "a whole chunk fits one UDP message");
 const _: () = assert!(GAP_CHUNKS_MAX >= JOIN_DISTANCE_MAX);
-const _: () = assert!(DATAGRAM_BYTES <= 1_232);

@@ -11,12 +11,13 @@ use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use codec::wire::control::{ByeReason, Control, RefuseReason};
-use codec::wire::kind_of;
+use codec::wire::{SHARD, kind_of};
 use codec::{ChannelKey, ChannelTag, Fec, Sequence, ShardSet};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use slab::Slab;
 
+use crate::allowance::Allowance;
 use crate::arena::{Arena, Memory, SlotRef};
 use crate::channel::Channel;
 use crate::cookie::CookieJar;
@@ -127,6 +128,14 @@ pub struct ChannelSummary {
     pub counters: ChannelCounters,
 }
 
+/// What peers at one address hold and have used up.
+struct AddressUse {
+    /// Granted sessions.
+    sessions: usize,
+    /// Grants, of which there are so many at once and so many a second.
+    grants: Allowance,
+}
+
 /// Shards to be sent once more, or for the first time, to one subscriber.
 struct Answer {
     to: SocketAddr,
@@ -177,8 +186,10 @@ pub struct Node {
     channels_by_tag: SeededMap<ChannelTag, usize>,
     sessions: Slab<Session>,
     sessions_by_peer: SeededMap<PeerKey, usize>,
-    /// Granted sessions by address.
-    sessions_by_address: SeededMap<IpAddr, usize>,
+    /// What peers at one address hold and have used up.
+    addresses: SeededMap<IpAddr, AddressUse>,
+    /// Signature checks of publishers' handshakes.
+    hello_checks: Allowance,
     /// Granted sessions with subscribers.
     subscribers: usize,
     dials: Slab<Dial>,
@@ -194,7 +205,8 @@ pub struct Node {
     backlogs: Vec<usize>,
     tick_at: Option<Time>,
     sweep_at: Time,
-    closing: bool,
+    /// Once the node closes: the next session to be told goodbye.
+    closing: Option<usize>,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -219,7 +231,8 @@ impl Node {
             channels_by_tag: SeededMap::with_hasher(hashing),
             sessions: Slab::new(),
             sessions_by_peer: SeededMap::with_hasher(hashing),
-            sessions_by_address: SeededMap::with_hasher(hashing),
+            addresses: SeededMap::with_hasher(hashing),
+            hello_checks: Allowance::new(Time::default()),
             subscribers: 0,
             dials: Slab::new(),
             sources: Vec::new(),
@@ -230,7 +243,7 @@ impl Node {
             backlogs: Vec::new(),
             tick_at: None,
             sweep_at: Time::default(),
-            closing: false,
+            closing: None,
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -239,8 +252,10 @@ impl Node {
     /// Takes in one datagram.
     pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) -> Verdict {
         self.counters.datagrams += 1;
+        // One peer has one address, however its socket writes it.
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         let outcome = match kind_of(bytes) {
-            Some(0) => self.handle_shard(now, from, bytes),
+            Some(SHARD) => self.handle_shard(now, from, bytes),
             Some(_) => self.handle_control(now, from, bytes),
             None => Err(DropReason::NotOurs),
         };
@@ -299,7 +314,7 @@ impl Node {
 
     /// Ends every session: the next polls give a `Bye` to each peer. New `Hello`s are refused.
     pub fn close(&mut self) {
-        self.closing = true;
+        self.closing = Some(0);
         self.dials.clear();
     }
 

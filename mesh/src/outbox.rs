@@ -92,6 +92,16 @@ impl Outbox {
         self.transmits.is_empty()
     }
 
+    /// How many more messages find room.
+    pub fn room(&self) -> usize {
+        self.capacity - self.transmits.len()
+    }
+
+    /// Half of it.
+    pub(crate) fn half(&self) -> usize {
+        self.capacity / 2
+    }
+
     /// Whether another message finds no room.
     pub fn is_full(&self) -> bool {
         self.transmits.len() == self.capacity

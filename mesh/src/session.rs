@@ -4,9 +4,10 @@ use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 
 use codec::wire::control::{Report, Sender, SessionHeader, SessionId};
-use codec::{ChannelTag, Sequence};
+use codec::{ChannelTag, Sequence, ShardSet};
 
-use crate::limits::{REPAIR_CREDIT_MAX, REPAIR_CREDIT_START, WASTED_CHECKS_MAX};
+use crate::allowance::Allowance;
+use crate::limits::{REPAIR_CREDIT_MAX, REPAIR_CREDIT_START, RTT_MAX, WASTED_CHECKS};
 use crate::stats::ChannelCounters;
 use crate::time::{Time, micros};
 
@@ -26,6 +27,9 @@ pub(crate) struct Session {
     pub(crate) channel: usize,
     /// The `Hello` that made it: one repeated is answered alike.
     pub(crate) nonce: u64,
+    /// The `Hello` of the session that this one replaced: come late, it must not replace this one.
+    pub(crate) nonce_before: u64,
+    pub(crate) begun_at: Time,
     /// The dial that made it, when this node said `Hello`.
     pub(crate) dial: Option<usize>,
     /// The first chunk that the subscribing end is given.
@@ -61,6 +65,8 @@ pub(crate) struct Subscriber {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backlog {
     pub(crate) next: Sequence,
+    /// Shards of the next chunk that were sent already.
+    pub(crate) sent: ShardSet,
     pub(crate) through: Sequence,
     pub(crate) due: Time,
 }
@@ -70,8 +76,7 @@ pub(crate) struct Upstream {
     pub(crate) shards_received: u64,
     /// The channel's counts when the session began.
     pub(crate) base: ChannelCounters,
-    wasted_checks: u32,
-    wasted_checks_at: Time,
+    wasted_checks: Allowance,
     /// Transit time of the last chunk, µs against its capture time, and its smoothed variation.
     transit_us: Option<i64>,
     spread_us: i64,
@@ -92,6 +97,8 @@ impl Session {
             peer,
             channel,
             nonce,
+            nonce_before: nonce,
+            begun_at: now,
             dial: None,
             start,
             heard_at: now,
@@ -99,6 +106,14 @@ impl Session {
             rtt: None,
             echo: (0, now),
             side,
+        }
+    }
+
+    /// Takes the place of an older session with the same peer.
+    pub(crate) fn replace(&mut self, before: &Session) {
+        self.nonce_before = before.nonce;
+        if let (Side::Subscriber(now), Side::Subscriber(before)) = (&mut self.side, &before.side) {
+            now.inherit_credit(before);
         }
     }
 
@@ -115,8 +130,10 @@ impl Session {
         self.echo = (report.stamp_us, now);
         if report.echo_us != 0 {
             let away = now.0.saturating_sub(report.echo_us).saturating_sub(u64::from(report.held_us));
-            let sample = Duration::from_micros(away).min(Duration::from_secs(5));
-            self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+            let sample = Duration::from_micros(away);
+            if sample <= RTT_MAX {
+                self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+            }
         }
         if let Side::Subscriber(subscriber) = &mut self.side {
             subscriber.settled = subscriber.settled.max(report.settled);
@@ -168,6 +185,12 @@ impl Subscriber {
         }
     }
 
+    /// Goes on with the credit of the session that this one replaces.
+    pub(crate) fn inherit_credit(&mut self, before: &Subscriber) {
+        self.repair_credit = before.repair_credit;
+        self.channel_shards = before.channel_shards;
+    }
+
     /// How many of `wanted` repair shards it gets: over time half of what the channel sends it.
     pub(crate) fn spend_repair_credit(&mut self, wanted: u32, channel_shards: u64) -> u32 {
         let earned = (channel_shards - self.channel_shards) / 2;
@@ -185,27 +208,19 @@ impl Upstream {
         Upstream {
             shards_received: 0,
             base,
-            wasted_checks: 0,
-            wasted_checks_at: now,
+            wasted_checks: Allowance::new(now),
             transit_us: None,
             spread_us: 0,
         }
     }
 
-    /// Whether another signature from this peer may be checked; failed checks are forgiven over time.
+    /// Whether another signature from this peer may be checked.
     pub(crate) fn may_check_signature(&mut self, now: Time) -> bool {
-        let elapsed = now.since(self.wasted_checks_at).as_millis() as u64;
-        let forgiven = elapsed * u64::from(WASTED_CHECKS_MAX) / 1_000;
-        if forgiven > 0 {
-            self.wasted_checks =
-                self.wasted_checks.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
-            self.wasted_checks_at = now;
-        }
-        self.wasted_checks < WASTED_CHECKS_MAX
+        self.wasted_checks.is_left(now, WASTED_CHECKS)
     }
 
     pub(crate) fn note_wasted_check(&mut self) {
-        self.wasted_checks += 1;
+        self.wasted_checks.spend();
     }
 
     /// The first shard of a chunk came: interarrival jitter as in RFC 3550 §6.4.1.
@@ -282,16 +297,6 @@ mod tests {
         assert_eq!(subscriber.spend_repair_credit(10, 0), 0);
         assert_eq!(subscriber.spend_repair_credit(10, 8), 4);
         assert_eq!(subscriber.spend_repair_credit(u32::MAX, 1_000_000), REPAIR_CREDIT_MAX);
-    }
-
-    #[test]
-    fn failed_signature_checks_are_bounded_and_forgiven() {
-        let mut upstream = Upstream::new(Time(0), ChannelCounters::default());
-        while upstream.may_check_signature(Time(0)) {
-            upstream.note_wasted_check();
-        }
-        assert_eq!(upstream.wasted_checks, WASTED_CHECKS_MAX);
-        assert!(upstream.may_check_signature(Time(1_000_000)));
     }
 
     #[test]

@@ -60,15 +60,9 @@ impl Sink {
         self.next
     }
 
-    pub(crate) fn begin_at(&mut self, start: Sequence) {
-        if self.next == Sequence(0) {
-            self.next = start;
-        }
-    }
-
     /// Whether chunks wait for one that is missing.
     pub(crate) fn is_waiting(&self, window: &Window) -> bool {
-        self.next <= window.edge()
+        !window.is_empty() && self.next <= window.edge()
     }
 
     pub(crate) fn advance(&mut self, now: Time, window: &Window) -> Playout {

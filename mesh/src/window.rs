@@ -8,10 +8,10 @@ use codec::{ChunkHeader, ChunkIdentity, Sequence, ShardSet};
 use crate::arena::{Arena, SlotRef};
 use crate::limits::{
     BACKLOG_INTERVAL_MAX, EDGE_GRACE, GAP_CHUNKS_MAX, JOIN_DISTANCE_MAX, JOIN_GRACE, REORDER_GRACE,
-    SEQUENCE_AHEAD_MAX,
+    REPAIR_TRIES_MAX, SEQUENCE_AHEAD_MAX,
 };
 use crate::stats::DropReason;
-use crate::time::{Time, micros};
+use crate::time::Time;
 
 /// A chunk's verified content, as far as it is here.
 pub(crate) struct Body {
@@ -119,17 +119,28 @@ pub(crate) struct Settled {
     pub(crate) given_up: bool,
 }
 
+/// A peer's word, which nobody signed, that the channel goes further than what came. It moves nothing; it is a reason to
+/// ask.
+struct Rumour {
+    through: Sequence,
+    ask_at: Time,
+    asks: u8,
+}
+
 /// The chunks of one channel in the order of their numbers.
 pub(crate) struct Window {
     chunks: VecDeque<Chunk>,
+    /// The newest chunk that ever came; 0 before the first. The last of `chunks`, unless they have all been dropped.
+    edge: Sequence,
     /// Chunks below are not taken (any more).
     floor: Sequence,
     /// Chunks up to this one are complete or given up.
     settled: Sequence,
-    /// When the first chunk came.
-    begun: Option<Time>,
-    /// When the live edge came.
-    edge_seen: Time,
+    /// An upstream's word of where it starts; believed as far as the first chunk bears it out.
+    start_hint: Sequence,
+    /// When the first chunk came, or the first since the channel was joined again.
+    joined_at: Option<Time>,
+    rumour: Option<Rumour>,
     /// Chunks that have a slot.
     bodies: usize,
     /// Data shards of the last chunk opened: what a chunk is taken to have lost of which nothing came.
@@ -140,18 +151,20 @@ impl Window {
     pub(crate) fn new() -> Window {
         Window {
             chunks: VecDeque::new(),
+            edge: Sequence(0),
             floor: Sequence(0),
             settled: Sequence(0),
-            begun: None,
-            edge_seen: Time::default(),
+            start_hint: Sequence(0),
+            joined_at: None,
+            rumour: None,
             bodies: 0,
             usual_shards: 0,
         }
     }
 
-    /// The live edge; 0 when the window is empty.
+    /// The live edge: the newest chunk that ever came; 0 before the first.
     pub(crate) fn edge(&self) -> Sequence {
-        self.chunks.back().map_or(Sequence(0), |chunk| chunk.sequence)
+        self.edge
     }
 
     /// The oldest chunk kept; 0 when the window is empty.
@@ -184,20 +197,19 @@ impl Window {
 
     /// Whether a chunk is short of shards, or the window has not been looked through since one came.
     pub(crate) fn is_unsettled(&self) -> bool {
-        self.edge() > self.settled
+        self.edge > self.settled || self.rumour.is_some()
     }
 
-    /// From which chunk on the channel is wanted. Only before the first chunk came.
-    pub(crate) fn begin_at(&mut self, start: Sequence) {
-        if self.chunks.is_empty() && self.floor == Sequence(0) {
-            self.floor = start;
-            self.settled = Sequence(start.0.saturating_sub(1));
-        }
+    /// The channel is joined, or joined again, at an upstream that says it starts with chunk `start` (0: with what
+    /// comes).
+    pub(crate) fn join(&mut self, start: Sequence) {
+        self.start_hint = start;
+        self.joined_at = None;
     }
 
     fn position(&self, sequence: Sequence) -> Result<usize, usize> {
         // Almost always the number is near the edge and the numbers before it are without gaps.
-        let behind = self.edge().since(sequence);
+        let behind = self.chunks.back().map_or(0, |newest| newest.sequence.since(sequence));
         let from_end = usize::try_from(behind).ok().and_then(|behind| behind.checked_add(1));
         let guess = from_end.and_then(|from_end| self.chunks.len().checked_sub(from_end));
         match guess {
@@ -229,27 +241,21 @@ impl Window {
         if sequence < self.floor {
             return Err(DropReason::TooOld);
         }
-        let ahead_max = micros(now.since(self.edge_seen)).saturating_add(SEQUENCE_AHEAD_MAX);
-        if !self.chunks.is_empty() && sequence.since(self.edge()) > ahead_max {
+        let last = Sequence(now.0.max(self.edge.0).saturating_add(SEQUENCE_AHEAD_MAX));
+        if !self.chunks.is_empty() && sequence > last {
             return Err(DropReason::FarFuture);
         }
         Ok(())
     }
 
     /// Gives the chunk its body. Numbers skipped become holes, to be asked for.
-    pub(crate) fn open(&mut self, now: Time, header: &ChunkHeader, body: Body) -> &mut Chunk {
+    pub(crate) fn open(&mut self, now: Time, header: &ChunkHeader, body: Body) {
         let sequence = header.sequence;
-        if self.chunks.is_empty() && self.floor == Sequence(0) {
-            let distance = u64::from(header.join_distance);
-            let distance = if distance > JOIN_DISTANCE_MAX { 0 } else { distance };
-            self.begin_at(Sequence(sequence.0.saturating_sub(distance).max(1)));
+        if self.edge == Sequence(0) {
+            self.begin(header);
         }
-        if sequence > self.edge() {
-            let begun = *self.begun.get_or_insert(now);
-            let joining = now.since(begun) < JOIN_GRACE;
-            let (grace, pace) =
-                if joining { (JOIN_GRACE, BACKLOG_INTERVAL_MAX) } else { (REORDER_GRACE, Duration::ZERO) };
-            self.extend_to(now, sequence, grace, pace);
+        if sequence > self.edge {
+            self.extend_to(now, sequence);
         }
         let place = match self.position(sequence) {
             Ok(place) => place,
@@ -259,38 +265,106 @@ impl Window {
             }
         };
         let chunk = &mut self.chunks[place];
-        debug_assert!(chunk.body.is_none());
-        self.bodies += 1;
-        self.usual_shards = header.layout().data_shards() as u64;
+        assert!(chunk.body.is_none(), "a chunk is opened once");
         chunk.first_seen = chunk.first_seen.min(now);
         chunk.ask_at = now;
         chunk.body = Some(body);
-        chunk
+        self.bodies += 1;
+        self.usual_shards = header.layout().data_shards() as u64;
+        if let Some(rumour) = &mut self.rumour {
+            if rumour.asks > 0 && sequence <= rumour.through {
+                chunk.asked = ShardSet::ALL;
+            }
+            rumour.ask_at = now.after(EDGE_GRACE);
+            if rumour.through <= self.edge {
+                self.rumour = None;
+            }
+        }
     }
 
-    /// Moves the live edge. What lies between becomes holes, `pace` apart in time where they are not lost but may
-    /// still be on their way as a joiner's backlog.
-    fn extend_to(&mut self, now: Time, sequence: Sequence, grace: Duration, pace: Duration) {
-        let next = if self.chunks.is_empty() { self.floor.max(Sequence(1)) } else { self.edge().next() };
-        let gap = sequence.since(next);
-        let first = if gap <= GAP_CHUNKS_MAX { next } else { sequence };
+    /// Settles where the window starts: where the upstream said, if the first chunk is not far from there; else at the
+    /// join point that this chunk names.
+    fn begin(&mut self, header: &ChunkHeader) {
+        let sequence = header.sequence;
+        let hint = self.start_hint;
+        let distance = match u64::from(header.join_distance) {
+            _ if hint != Sequence(0) && hint <= sequence && sequence.since(hint) <= JOIN_DISTANCE_MAX => {
+                sequence.since(hint)
+            }
+            distance if distance <= JOIN_DISTANCE_MAX => distance,
+            _ => 0,
+        };
+        self.floor = Sequence(sequence.0.saturating_sub(distance).max(1));
+        self.settled = Sequence(self.floor.0 - 1);
+    }
+
+    /// Moves the live edge. What lies between becomes holes. Just after joining they are not lost but may be on their
+    /// way as backlog: they are due one after the other.
+    fn extend_to(&mut self, now: Time, sequence: Sequence) {
+        let joined_at = *self.joined_at.get_or_insert(now);
+        let (grace, pace) = match now.since(joined_at) < JOIN_GRACE {
+            true => (JOIN_GRACE, BACKLOG_INTERVAL_MAX),
+            false => (REORDER_GRACE, Duration::ZERO),
+        };
+        let next = self.floor.max(self.edge.next());
+        let first = if sequence.since(next) <= GAP_CHUNKS_MAX { next } else { sequence };
         for ahead in 0..=sequence.since(first) {
             let due = now.after(pace * ahead as u32);
             self.chunks.push_back(Chunk::hole(Sequence(first.0 + ahead), due, due.after(grace)));
         }
-        self.edge_seen = now;
+        self.edge = sequence;
     }
 
-    /// A peer that has the channel says that it goes up to `edge`: what of it is not here yet is a gap.
-    pub(crate) fn learn_edge(&mut self, now: Time, edge: Sequence) {
-        let gap = edge.since(self.edge());
-        if !self.chunks.is_empty() && gap > 0 && gap <= GAP_CHUNKS_MAX {
-            self.extend_to(now, edge, EDGE_GRACE, BACKLOG_INTERVAL_MAX);
+    /// A peer says that the channel goes up to `edge`. Before the first chunk that is of interest only where the channel
+    /// is wanted from the past on (`from_the_past`), not where the next start is waited for.
+    pub(crate) fn hear_of_edge(&mut self, now: Time, edge: Sequence, from_the_past: bool) {
+        let known = self.rumour.as_ref().map_or(self.edge, |rumour| rumour.through);
+        let ahead = edge.since(self.edge);
+        let in_reach = match self.edge {
+            Sequence(0) => from_the_past || self.start_hint != Sequence(0),
+            _ => ahead <= GAP_CHUNKS_MAX,
+        };
+        if edge.is_valid() && edge > known && in_reach {
+            self.rumour = Some(Rumour { through: edge, ask_at: now.after(EDGE_GRACE), asks: 0 });
         }
     }
 
-    /// Drops the oldest chunk. Returns whether there was one.
-    pub(crate) fn evict_oldest(&mut self, arena: &mut Arena) -> bool {
+    /// The chunks that a peer's word is a reason to ask for now.
+    pub(crate) fn rumoured(
+        &mut self,
+        now: Time,
+        ask_again_at: Time,
+    ) -> impl Iterator<Item = Sequence> + use<> {
+        let mut range = 1..1;
+        if let Some(rumour) = self.rumour.as_mut().filter(|rumour| rumour.ask_at <= now) {
+            rumour.asks += 1;
+            rumour.ask_at = ask_again_at;
+            let first = if self.edge == Sequence(0) { rumour.through } else { self.edge.next() };
+            range = first.0..rumour.through.0 + 1;
+            if rumour.asks >= REPAIR_TRIES_MAX {
+                self.rumour = None;
+            }
+        }
+        range.map(Sequence)
+    }
+
+    /// Drops the oldest chunk that has a slot, and the holes before it.
+    pub(crate) fn evict_oldest_body(&mut self, arena: &mut Arena) {
+        let bodies = self.bodies;
+        while self.bodies == bodies {
+            assert!(self.evict_oldest(arena), "every slot taken belongs to a chunk");
+        }
+    }
+
+    /// Drops the oldest chunks beyond `chunks_max` of them, holes included.
+    pub(crate) fn shorten(&mut self, chunks_max: usize, arena: &mut Arena) {
+        while self.chunks.len() > chunks_max {
+            self.evict_oldest(arena);
+        }
+    }
+
+    /// Returns whether there was one.
+    fn evict_oldest(&mut self, arena: &mut Arena) -> bool {
         let Some(chunk) = self.chunks.pop_front() else { return false };
         if let Some(body) = chunk.body {
             arena.give_back(body.slot);
@@ -310,24 +384,26 @@ impl Window {
 
     /// Settles the next chunk, if it is complete or has been waited for long enough.
     pub(crate) fn settle_next(&mut self, now: Time, patience: Duration) -> Option<Settled> {
-        let place = self.position(self.settled.next()).unwrap_or_else(|place| place);
-        let chunk = self.chunks.get(place)?;
+        let chunk = self.first_from(self.settled.next())?;
         let given_up = !chunk.is_complete();
         if given_up && now.since(chunk.first_seen) < patience {
             return None;
         }
-        self.settled = chunk.sequence;
-        let Some(body) = &chunk.body else {
-            return Some(Settled { lost: self.usual_shards, given_up, ..Settled::default() });
+        let settled = match &chunk.body {
+            None => Settled { lost: self.usual_shards, given_up, ..Settled::default() },
+            Some(body) => {
+                let data = body.identity.header.layout().data_set();
+                let repaired = body.repaired.intersection(data).minus(body.recovered);
+                Settled {
+                    lost: body.recovered.union(repaired).union(body.data_missing()).len() as u64,
+                    recovered: body.recovered.len() as u64,
+                    repaired: repaired.len() as u64,
+                    given_up,
+                }
+            }
         };
-        let data = body.identity.header.layout().data_set();
-        let (recovered, repaired) = (body.recovered, body.repaired.intersection(data).minus(body.recovered));
-        Some(Settled {
-            lost: recovered.union(repaired).union(body.data_missing()).len() as u64,
-            recovered: recovered.len() as u64,
-            repaired: repaired.len() as u64,
-            given_up,
-        })
+        self.settled = chunk.sequence;
+        Some(settled)
     }
 
     /// The chunks that are not settled.

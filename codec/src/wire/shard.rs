@@ -18,7 +18,7 @@ use crate::channel::{ChannelKey, ChannelTag};
 use crate::merkle::{self, MerkleRoot, NODE_BYTES};
 use crate::shard_set::ShardSet;
 use crate::wire::{
-    DATAGRAM_BYTES, MAGIC, MAX_DATA_SHARDS, MAX_SHARDS, SIGNATURE_BYTES, Sequence, VERSION, array, kind,
+    DATAGRAM_BYTES, MAGIC, MAX_DATA_SHARDS, MAX_SHARDS, SHARD, SIGNATURE_BYTES, Sequence, VERSION, array,
     u16_at, u64_at,
 };
 
@@ -193,7 +193,7 @@ impl ChunkHeader {
         let parity = if index < self.layout.data_shards() { 0 } else { FLAG_PARITY };
         datagram[..2].copy_from_slice(&MAGIC);
         datagram[2] = VERSION;
-        datagram[3] = kind::SHARD;
+        datagram[3] = SHARD;
         datagram[FLAGS_AT] = self.chunk_flags() | parity;
         datagram[INDEX_AT] = index as u8;
         datagram[DATA_SHARDS_AT] = self.layout.data_shards;
@@ -284,7 +284,7 @@ impl<'d> ShardView<'d> {
     /// The first rule that does not hold.
     pub fn parse(bytes: &'d [u8]) -> Result<ShardView<'d>, ShardError> {
         let bytes: &[u8; DATAGRAM_BYTES] = bytes.try_into().map_err(|_| ShardError::Length(bytes.len()))?;
-        if bytes[..4] != [MAGIC[0], MAGIC[1], VERSION, kind::SHARD] {
+        if bytes[..4] != [MAGIC[0], MAGIC[1], VERSION, SHARD] {
             return Err(ShardError::Preamble);
         }
         let (flags, index) = (bytes[FLAGS_AT], bytes[INDEX_AT]);

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use codec::Sequence;
 use codec::wire::control::{Bye, ByeReason, Control, Nodes, Repair, Report, Sender, SessionHeader};
 
-use crate::dial::DialState;
+use rand_chacha::rand_core::Rng;
+
 use crate::node::inbound::restore;
 use crate::node::{Answer, DialId, Event, LostReason, Node};
 use crate::session::{PeerKey, Side};
@@ -21,10 +22,10 @@ impl Node {
         if matches { Ok(index) } else { Err(DropReason::WrongSession) }
     }
 
-    /// Tells the sender that there is no such session (any more), so that it need not wait to find out. Keeps nothing,
-    /// and is shorter than what it answers.
+    /// Tells the sender that it has no such session (any more), so that it need not wait to find out. Keeps nothing, and
+    /// is shorter than what it answers.
     fn reset_unknown(&mut self, from: SocketAddr, header: &SessionHeader, reason: DropReason) -> DropReason {
-        if reason == DropReason::UnknownSession && !self.closing {
+        if self.closing.is_none() {
             let sender = match header.sender {
                 Sender::Upstream => Sender::Subscriber,
                 Sender::Subscriber => Sender::Upstream,
@@ -54,7 +55,8 @@ impl Node {
                 channel.loss_ppm_max = channel.loss_ppm_max.max(subscriber.loss.ppm);
             }
             Side::Upstream(_) => {
-                channel.window.learn_edge(now, report.highest);
+                let is_publisher = session.dial.is_none();
+                channel.window.hear_of_edge(now, report.highest, is_publisher);
                 if channel.has_open_work() {
                     self.tick_at.get_or_insert(now);
                 }
@@ -95,14 +97,15 @@ impl Node {
             };
             let layout = body.identity.header.layout();
             let asked = wanted.shards.intersection(layout.all_shards());
-            if !asked.minus(body.held).is_empty() && body.is_decodable() {
-                restore(body, &mut self.arena, &mut self.fec, &mut self.counters);
-            }
-            let held = asked.intersection(body.held).lowest(layout.data_shards());
             let Side::Subscriber(subscriber) = &mut self.sessions[index].side else {
                 return Err(DropReason::WrongSession);
             };
-            let granted = subscriber.spend_repair_credit(held.len() as u32, fanned) as usize;
+            let enough = asked.len().min(layout.data_shards());
+            let granted = subscriber.spend_repair_credit(enough as u32, fanned) as usize;
+            if asked.intersection(body.held).len() < granted && body.is_decodable() {
+                restore(body, &mut self.arena, &mut self.fec, &mut self.counters);
+            }
+            let held = asked.intersection(body.held).lowest(enough);
             let slot = body.slot;
             let queued =
                 granted > 0 && self.queue_answer(Answer { to: from, slot, shards: held.lowest(granted) });
@@ -120,10 +123,11 @@ impl Node {
 
     /// Ends a session that the other end left. A dial starts over.
     pub(super) fn lose_session(&mut self, now: Time, index: usize, reason: LostReason) {
-        let dial = self.sessions[index].dial;
-        self.end_session(index);
+        let dial = self.end_session(index).dial;
+        let jitter = self.random.next_u32() as u8;
         if let Some(dial) = dial.filter(|dial| self.dials.contains(*dial)) {
-            self.dials[dial].state = DialState::Resting { until: now };
+            let wait = self.dials[dial].next_wait(jitter);
+            self.dials[dial].rest(now.after(wait));
             self.tell(Event::Lost { dial: DialId(dial), reason });
         }
     }

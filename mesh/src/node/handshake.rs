@@ -1,24 +1,27 @@
 //! The handshake, both ends: who is let in here, and how this node gets in elsewhere.
 
+use core::time::Duration;
 use std::net::SocketAddr;
 
 use codec::wire::control::{
     Challenge, Control, Hello, Nodes, Refuse, RefuseReason, Role, Sender, SessionId, Welcome,
 };
-use codec::{ChannelVerifier, InvalidKey, Sequence};
+use codec::{ChannelVerifier, InvalidKey, Sequence, ShardSet};
 use rand_chacha::rand_core::Rng;
 
+use crate::allowance::{Allowance, Rate};
 use crate::channel::Channel;
 use crate::dial::DialState;
 use crate::fanout::Seat;
 use crate::limits::{
-    HELLO_WAIT_MAX, HELLOS_UNTIL_TOLD, LEASE, PUBLISHERS_PER_CHANNEL_MAX, REFUSED_WAIT, REPORT_INTERVAL,
-    TICK_INTERVAL,
+    CLOSING_WAIT, CONTROL_QUEUE_MAX, EDGE_BELIEVED_MAX, GRANTS_PER_SECOND, HELLO_CHECKS, HELLO_WAIT_MAX,
+    HELLOS_UNTIL_TOLD, LEASE, PUBLISHERS_PER_CHANNEL_MAX, REFUSED_WAIT, REFUSED_WAIT_MAX, REFUSED_WAIT_MIN,
+    REPORT_INTERVAL, SESSION_WORTH, TICK_INTERVAL,
 };
-use crate::node::{Admission, DialId, Event, Node};
+use crate::node::{AddressUse, Admission, DialId, Event, Node};
 use crate::session::{Backlog, PeerKey, Session, Side, Subscriber, Upstream, address_class};
 use crate::stats::DropReason;
-use crate::time::{Time, micros};
+use crate::time::Time;
 
 /// The accepting end.
 impl Node {
@@ -33,23 +36,49 @@ impl Node {
             return Err(DropReason::NotAccepting);
         }
         if !self.cookies.holds(&hello.cookie, now, from, &hello.key, hello.role) {
+            if self.control.len() >= CONTROL_QUEUE_MAX / 2 {
+                return Err(DropReason::QueueFull);
+            }
             let cookie = self.cookies.bake(now, from, &hello.key, hello.role);
             return self.queue_control(from, Control::Challenge(Challenge { nonce: hello.nonce, cookie }));
         }
-        let answer = match self.grant(now, from, hello) {
+        let sender = match hello.role {
+            Role::Subscribe => Sender::Subscriber,
+            Role::Publish => Sender::Upstream,
+        };
+        let peer = PeerKey { address: from, tag: hello.key.tag(), peer: sender };
+        let held = self.sessions_by_peer.get(&peer).copied();
+        let granted = match held.map(|index| &self.sessions[index]) {
+            Some(session) if session.nonce == hello.nonce => Ok(held.expect("just found")),
+            // Overtaken by the `Hello` that came after it.
+            Some(session) if session.nonce_before == hello.nonce => return Err(DropReason::Unasked),
+            _ if hello.role == Role::Publish && !self.hello_checks.take(now, HELLO_CHECKS) => {
+                return Err(DropReason::SignatureFlood);
+            }
+            _ => self.grant(now, peer, held, hello),
+        };
+        let answer = match granted {
             Ok(session) => Control::Welcome(self.welcome(session)),
             Err(reason) => {
                 self.counters.sessions_refused += 1;
-                let retry_after_ms = REFUSED_WAIT.as_millis() as u32;
+                let wait = if reason == RefuseReason::Closing { CLOSING_WAIT } else { REFUSED_WAIT };
+                let retry_after_ms = wait.as_millis() as u32;
                 Control::Refuse(Refuse { nonce: hello.nonce, reason, retry_after_ms, nodes: Nodes::new() })
             }
         };
         self.queue_control(from, answer)
     }
 
-    /// The session that a `Hello` with a valid cookie gets.
-    fn grant(&mut self, now: Time, from: SocketAddr, hello: &Hello) -> Result<usize, RefuseReason> {
-        if self.closing {
+    /// The session that a `Hello` with a valid cookie gets; in place of `held`, if the peer was started anew at its old
+    /// address.
+    fn grant(
+        &mut self,
+        now: Time,
+        peer: PeerKey,
+        held: Option<usize>,
+        hello: &Hello,
+    ) -> Result<usize, RefuseReason> {
+        if self.closing.is_some() {
             return Err(RefuseReason::Closing);
         }
         let allowed = match &self.admission {
@@ -60,31 +89,55 @@ impl Node {
         if !allowed {
             return Err(RefuseReason::ChannelNotAllowed);
         }
-        let sender = match hello.role {
-            Role::Subscribe => Sender::Subscriber,
-            Role::Publish => Sender::Upstream,
-        };
-        let peer = PeerKey { address: from, tag: hello.key.tag(), peer: sender };
-        if let Some(&session) = self.sessions_by_peer.get(&peer) {
-            if self.sessions[session].nonce == hello.nonce {
-                return Ok(session);
-            }
-            // The peer was started anew at its old address.
-            self.end_session(session);
+        if held.is_none() {
+            self.check_room(peer.address, hello)?;
         }
-        self.check_room(from, hello)?;
         self.prove_publisher(hello)?;
+        self.spend_grant(now, peer.address)?;
         let channel = self.find_or_add_channel(&hello.key).map_err(|_| RefuseReason::KeyNotProven)?;
+        let before = held.map(|index| self.end_session(index));
         let id = SessionId(self.random.next_u64());
         let session = self.begin_session(now, id, peer, channel, hello.nonce, hello.from);
-        *self.sessions_by_address.entry(address_class(from)).or_default() += 1;
+        self.count_granted(peer, 1);
+        if let Some(before) = before {
+            self.sessions[session].replace(&before);
+        }
         self.counters.sessions_granted += 1;
         Ok(session)
     }
 
+    /// Each grant may cost a backlog: an address gets as many as it may hold sessions, and more as time passes.
+    fn spend_grant(&mut self, now: Time, address: SocketAddr) -> Result<(), RefuseReason> {
+        let rate = self.grant_rate();
+        let fresh = || AddressUse { sessions: 0, grants: Allowance::new(now) };
+        let spent = self.addresses.entry(address_class(address)).or_insert_with(fresh);
+        if spent.grants.take(now, rate) { Ok(()) } else { Err(RefuseReason::TooManyFromAddress) }
+    }
+
+    fn grant_rate(&self) -> Rate {
+        let burst = u32::try_from(self.limits.sessions_per_address_max).unwrap_or(u32::MAX);
+        Rate { burst, per_second: GRANTS_PER_SECOND }
+    }
+
+    /// Addresses that hold nothing and owe nothing are forgotten.
+    pub(super) fn forget_addresses(&mut self, now: Time) {
+        let rate = self.grant_rate();
+        self.addresses.retain(|_, held| held.sessions > 0 || !held.grants.is_whole(now, rate));
+    }
+
+    /// Counts a granted session in (1) or out (−1).
+    fn count_granted(&mut self, peer: PeerKey, change: isize) {
+        if let Some(held) = self.addresses.get_mut(&address_class(peer.address)) {
+            held.sessions = held.sessions.saturating_add_signed(change);
+        }
+        if peer.peer == Sender::Subscriber {
+            self.subscribers = self.subscribers.saturating_add_signed(change);
+        }
+    }
+
     fn check_room(&self, from: SocketAddr, hello: &Hello) -> Result<(), RefuseReason> {
-        let held = self.sessions_by_address.get(&address_class(from)).copied().unwrap_or(0);
-        if held >= self.limits.sessions_per_address_max {
+        let held = self.addresses.get(&address_class(from));
+        if held.map_or(0, |held| held.sessions) >= self.limits.sessions_per_address_max {
             return Err(RefuseReason::TooManyFromAddress);
         }
         let known = self.channels_by_tag.get(&hello.key.tag()).map(|&index| &self.channels[index]);
@@ -167,11 +220,11 @@ impl Node {
                 let mut subscriber = Subscriber::new(seat, channel.shards_fanned);
                 let through = channel.window.edge();
                 if start != Sequence(0) && start <= through {
-                    subscriber.backlog = Some(Backlog { next: start, through, due: now });
+                    subscriber.backlog =
+                        Some(Backlog { next: start, sent: ShardSet::EMPTY, through, due: now });
                     self.backlogs.push(index);
                     self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
                 }
-                self.subscribers += 1;
                 Side::Subscriber(subscriber)
             }
         };
@@ -181,32 +234,24 @@ impl Node {
     }
 
     /// Forgets a session and everything that points to it.
-    pub(super) fn end_session(&mut self, index: usize) {
+    pub(super) fn end_session(&mut self, index: usize) -> Session {
         let session = self.sessions.remove(index);
         self.sessions_by_peer.remove(&session.peer);
         let channel = &mut self.channels[session.channel];
         match &session.side {
             Side::Subscriber(subscriber) => {
                 channel.seats.leave(subscriber.seat);
-                self.subscribers -= 1;
-                self.backlogs.retain(|backlog| *backlog != index);
+                if subscriber.backlog.is_some() {
+                    self.backlogs.retain(|backlog| *backlog != index);
+                }
             }
             Side::Upstream(_) => channel.upstreams.retain(|upstream| *upstream != index),
         }
         match session.dial {
             Some(dial) => self.put_dial_to_rest(dial, index, &session),
-            None => self.release_address(session.peer.address),
+            None => self.count_granted(session.peer, -1),
         }
-    }
-
-    fn release_address(&mut self, address: SocketAddr) {
-        let class = address_class(address);
-        if let Some(held) = self.sessions_by_address.get_mut(&class) {
-            *held -= 1;
-            if *held == 0 {
-                self.sessions_by_address.remove(&class);
-            }
-        }
+        session
     }
 
     /// The dial tries again after a while. A relay that settled chunks up to some number gets the next ones then.
@@ -215,6 +260,9 @@ impl Node {
             return;
         };
         dial.rest(session.heard_at.after(HELLO_WAIT_MAX));
+        if session.heard_at.since(session.begun_at) >= SESSION_WORTH {
+            dial.start_over();
+        }
         if let Side::Subscriber(subscriber) = &session.side
             && subscriber.settled != Sequence(0)
         {
@@ -263,32 +311,29 @@ impl Node {
         Hello { role: dial.role, key: channel.verifier.key(), nonce, from, cookie, signature }
     }
 
-    /// The dial that waits for an answer with this nonce from this address.
-    fn greeting_to(&self, from: SocketAddr, nonce: u64) -> Result<usize, DropReason> {
-        let waits =
-            |state: DialState| matches!(state, DialState::Greeting { nonce: ours, .. } if ours == nonce);
-        let mut dials = self.dials.iter();
-        let found = dials.find(|(_, dial)| dial.target == from && waits(dial.state));
-        found.map(|(index, _)| index).ok_or(DropReason::Unasked)
+    /// The dial that waits for an answer with this nonce from this address, and the cookie it has.
+    fn greeting_to(&self, from: SocketAddr, nonce: u64) -> Result<(usize, [u8; 16]), DropReason> {
+        let mut greetings = self.dials.iter().filter(|(_, dial)| dial.target == from);
+        let found = greetings.find_map(|(index, dial)| match dial.state {
+            DialState::Greeting { nonce: ours, cookie, .. } if ours == nonce => Some((index, cookie)),
+            _ => None,
+        });
+        found.ok_or(DropReason::Unasked)
     }
 
+    /// One challenge is met per nonce: a peer that only ever challenges gets no more `Hello`s than a silent one.
     pub(super) fn handle_challenge(
         &mut self,
         now: Time,
         from: SocketAddr,
         challenge: &Challenge,
     ) -> Result<(), DropReason> {
-        let index = self.greeting_to(from, challenge.nonce)?;
-        let DialState::Greeting { nonce, cookie, .. } = self.dials[index].state else {
-            return Err(DropReason::Unasked);
-        };
-        if cookie == challenge.cookie {
-            // A repeated answer; ours to it is under way.
+        let (index, cookie) = self.greeting_to(from, challenge.nonce)?;
+        if cookie != [0; 16] {
             return Err(DropReason::Unasked);
         }
-        let dial = &mut self.dials[index];
-        dial.answered();
-        dial.state = DialState::Greeting { nonce, cookie: challenge.cookie, again_at: now };
+        let nonce = challenge.nonce;
+        self.dials[index].state = DialState::Greeting { nonce, cookie: challenge.cookie, again_at: now };
         self.greet(now, index);
         Ok(())
     }
@@ -299,7 +344,7 @@ impl Node {
         from: SocketAddr,
         welcome: &Welcome,
     ) -> Result<(), DropReason> {
-        let index = self.greeting_to(from, welcome.nonce)?;
+        let (index, _) = self.greeting_to(from, welcome.nonce)?;
         let (channel, role, resume) = {
             let dial = &mut self.dials[index];
             dial.answered();
@@ -313,19 +358,12 @@ impl Node {
         if let Some(&old) = self.sessions_by_peer.get(&peer) {
             self.end_session(old);
         }
-        if self.channels[channel].upstreams.is_full() && sender == Sender::Upstream {
-            return Err(DropReason::QueueFull);
-        }
         let session = self.begin_session(now, welcome.session, peer, channel, welcome.nonce, start);
         self.sessions[session].dial = Some(index);
         self.sessions[session].report_at = now.after(REPORT_INTERVAL / 4);
         self.dials[index].state = DialState::Live(session);
-        let Channel { window, sink, .. } = &mut self.channels[channel];
-        if role == Role::Subscribe && welcome.start != Sequence(0) && window.is_empty() {
-            window.begin_at(welcome.start);
-            if let Some(sink) = sink {
-                sink.begin_at(welcome.start);
-            }
+        if role == Role::Subscribe {
+            self.channels[channel].window.join(welcome.start);
         }
         let is_live = match role {
             Role::Publish => welcome.edge != Sequence(0),
@@ -338,9 +376,11 @@ impl Node {
     /// Publishing to a relay that already has the channel up to `edge`: from where it goes on.
     fn continue_source(&mut self, channel: usize, edge: Sequence, resume: Sequence) -> Sequence {
         let Channel { source, window, .. } = &mut self.channels[channel];
-        if let Some(source) = source.as_mut().filter(|source| source.next <= edge && window.edge() < edge) {
+        let believed = edge.0 <= EDGE_BELIEVED_MAX && window.edge() < edge;
+        if let Some(source) = source.as_mut().filter(|source| believed && source.next <= edge) {
             // This machine's clock was set back since the last run: numbers go on where the channel stands.
             source.next = edge.next();
+            source.next_is_join_point();
         }
         if edge == Sequence(0) { resume } else { resume.max(edge.next()) }
     }
@@ -351,11 +391,12 @@ impl Node {
         from: SocketAddr,
         refuse: &Refuse,
     ) -> Result<(), DropReason> {
-        let index = self.greeting_to(from, refuse.nonce)?;
-        let wait_us = u64::from(refuse.retry_after_ms).clamp(1_000, 60_000) * 1_000;
+        let (index, _) = self.greeting_to(from, refuse.nonce)?;
+        let wait =
+            Duration::from_millis(u64::from(refuse.retry_after_ms)).clamp(REFUSED_WAIT_MIN, REFUSED_WAIT_MAX);
         let dial = &mut self.dials[index];
         dial.answered();
-        dial.rest(now.after(std::time::Duration::from_micros(wait_us.max(micros(REPORT_INTERVAL)))));
+        dial.rest(now.after(wait));
         let nodes = refuse.nodes.to_vec();
         self.tell(Event::Refused { dial: DialId(index), reason: refuse.reason, nodes });
         Ok(())

@@ -27,12 +27,8 @@ impl Node {
         let identity = self.verify(now, &shard, channel_index, session_index)?;
 
         let sequence = identity.header.sequence;
-        let session = &mut self.sessions[session_index];
-        session.heard_at = now;
-        let Side::Upstream(upstream) = &mut session.side else { return Err(DropReason::NotUpstream) };
-        upstream.shards_received += 1;
-        if self.channels[channel_index].window.body_mut(sequence).is_none() {
-            upstream.note_chunk(now, identity.header.capture_us);
+        let is_new = self.channels[channel_index].window.body_mut(sequence).is_none();
+        if is_new {
             let slot = self.take_slot(channel_index);
             // Making room may have moved the window past the very chunk that needs it.
             if let Err(reason) = self.channels[channel_index].window.admit(now, sequence) {
@@ -41,6 +37,13 @@ impl Node {
             }
             self.channels[channel_index].window.open(now, &identity.header, Body::new(identity, slot));
             self.counters.chunks += 1;
+        }
+        let session = &mut self.sessions[session_index];
+        session.heard_at = now;
+        let Side::Upstream(upstream) = &mut session.side else { return Err(DropReason::NotUpstream) };
+        upstream.shards_received += 1;
+        if is_new {
+            upstream.note_chunk(now, identity.header.capture_us);
         }
         let channel = &mut self.channels[channel_index];
         channel.counters.shards_received += 1;

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use codec::wire::control::Role;
-use codec::{ChannelKey, ChannelSecret, InvalidKey, seal_chunk};
+use codec::{ChannelKey, ChannelSecret, InvalidKey, Sequence, seal_chunk};
 
 use crate::arena::SlotRef;
 use crate::channel::Channel;
 use crate::dial::{Dial, DialState};
-use crate::limits::PUSH_BYTES_MAX;
+use crate::limits::{GAP_CHUNKS_MAX, PUBLISHERS_PER_CHANNEL_MAX, PUSH_BYTES_MAX, UPSTREAMS_PER_CHANNEL_MAX};
 use crate::node::{ChannelId, DialId, Node};
 use crate::sink::{OutputChunk, Playout, Sink, SinkConfig};
 use crate::source::{Cut, Source};
@@ -20,7 +20,8 @@ impl Node {
     /// Makes this node the publisher of a channel.
     pub fn add_source(&mut self, now: Time, secret: ChannelSecret) -> ChannelId {
         let index = self.find_or_add_channel(&secret.key()).expect("a secret's own key is valid");
-        self.channels[index].source = Some(Source::new(secret, now));
+        let source = self.channels[index].source.replace(Source::new(secret, now));
+        assert!(source.is_none(), "a channel has one source");
         self.sources.push(index);
         ChannelId(index)
     }
@@ -31,13 +32,23 @@ impl Node {
     /// [`InvalidKey`] when `key` cannot be a channel.
     pub fn add_sink(&mut self, key: &ChannelKey, config: SinkConfig) -> Result<ChannelId, InvalidKey> {
         let index = self.find_or_add_channel(key)?;
-        self.channels[index].sink = Some(Sink::new(config));
+        let sink = self.channels[index].sink.replace(Sink::new(config));
+        assert!(sink.is_none(), "a channel has one sink");
         Ok(ChannelId(index))
     }
 
     /// Wants a session with the node at `target`, now and for good: to give it the channel where the source is here,
-    /// to take it otherwise.
+    /// to take it otherwise. A channel is dialled to a node once; [`UPSTREAMS_PER_CHANNEL_MAX`] nodes at most.
     pub fn dial(&mut self, now: Time, channel: ChannelId, target: SocketAddr) -> DialId {
+        let mut dials = self.dials.iter().filter(|(_, dial)| dial.channel == channel.0);
+        if let Some((same, _)) = dials.find(|(_, dial)| dial.target == target) {
+            return DialId(same);
+        }
+        let count = self.dials.iter().filter(|(_, dial)| dial.channel == channel.0).count();
+        assert!(
+            count < UPSTREAMS_PER_CHANNEL_MAX - PUBLISHERS_PER_CHANNEL_MAX,
+            "{count} dials for one channel"
+        );
         let role = match self.channels[channel.0].source {
             Some(_) => Role::Publish,
             None => Role::Subscribe,
@@ -45,15 +56,17 @@ impl Node {
         DialId(self.dials.insert(Dial::new(target, channel.0, role, now)))
     }
 
-    /// Turns a dial to another node; the session it had is ended.
+    /// Turns a dial to another node; the session it had is ended. After [`Node::close`] nothing is dialled any more.
     pub fn redirect(&mut self, now: Time, dial: DialId, target: SocketAddr) {
-        if let DialState::Live(session) = self.dials[dial.0].state {
+        let Some(state) = self.dials.get(dial.0).map(|dial| dial.state) else { return };
+        if let DialState::Live(session) = state {
             self.say_bye(session, codec::wire::control::ByeReason::Done);
             self.end_session(session);
         }
         let dial = &mut self.dials[dial.0];
         dial.target = target;
-        dial.answered();
+        dial.resume = Sequence(0);
+        dial.start_over();
         dial.rest(now);
     }
 
@@ -155,16 +168,18 @@ impl Node {
     /// at its limit.
     pub(super) fn take_slot(&mut self, channel: usize) -> SlotRef {
         let window = &mut self.channels[channel].window;
-        while window.bodies() >= self.limits.window_chunks_max() {
-            window.evict_oldest(&mut self.arena);
+        let chunks_max = self.limits.window_chunks_max();
+        while window.bodies() >= chunks_max {
+            window.evict_oldest_body(&mut self.arena);
         }
+        window.shorten(chunks_max + GAP_CHUNKS_MAX as usize, &mut self.arena);
         loop {
             if let Some(slot) = self.arena.take() {
                 return slot;
             }
             let longest = self.channels.iter_mut().max_by_key(|(_, channel)| channel.window.bodies());
             let (_, longest) = longest.expect("the channel that needs a slot is one");
-            assert!(longest.window.evict_oldest(&mut self.arena), "every slot taken belongs to a window");
+            longest.window.evict_oldest_body(&mut self.arena);
         }
     }
 

@@ -3,13 +3,13 @@
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
-use codec::Sequence;
 use codec::wire::control::{ByeReason, Control, Repair, Wanted};
+use codec::{Sequence, ShardSet};
 
 use crate::dial::DialState;
 use crate::limits::{
-    LEASE, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL, REPORT_INTERVAL_ENDING, SILENCE_MAX,
-    SWEEP_INTERVAL, TICK_INTERVAL, WRITTEN_KEPT,
+    LEASE, REPAIR_INTERVAL_MAX, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL,
+    REPORT_INTERVAL_ENDING, SILENCE_MAX, SWEEP_INTERVAL, TICK_INTERVAL, WRITTEN_KEPT,
 };
 use crate::node::{ChannelId, LostReason, Node};
 use crate::source::Cut;
@@ -23,7 +23,7 @@ impl Node {
             _ => dial.due(),
         });
         let sources = self.sources.iter().filter_map(|&index| self.source_due(index));
-        let idle = self.sessions.is_empty() && self.channels.is_empty();
+        let idle = self.sessions.is_empty() && self.channels.is_empty() && self.addresses.is_empty();
         let sweep = (!idle).then_some(self.sweep_at);
         dials.chain(sources).chain(self.tick_at).chain(sweep).min()
     }
@@ -106,7 +106,9 @@ impl Node {
         }
         let session = channel.upstreams[channel.asks % channel.upstreams.len()];
         let rtt = self.sessions[session].rtt.unwrap_or_default();
-        let again_at = now.after(REPAIR_INTERVAL_MIN.max(rtt * 5 / 4));
+        let patience = REPAIR_INTERVAL_MIN.max(rtt * 5 / 4);
+        let alone = channel.upstreams.len() == 1;
+        let again_at = now.after(if alone { patience } else { patience.min(REPAIR_INTERVAL_MAX) });
         let due = channel
             .window
             .unsettled_mut()
@@ -117,6 +119,9 @@ impl Node {
             chunk.was_asked(shards, again_at);
             wanted.push(Wanted { sequence: chunk.sequence, shards });
         }
+        let room = wanted.remaining_capacity();
+        let rumoured = channel.window.rumoured(now, again_at).take(room);
+        wanted.extend(rumoured.map(|sequence| Wanted { sequence, shards: ShardSet::ALL }));
         if !wanted.is_empty() {
             channel.asks = channel.asks.wrapping_add(1);
             let session = &self.sessions[session];
@@ -134,6 +139,7 @@ impl Node {
                 self.end_session(index);
             }
         }
+        self.forget_addresses(now);
         for index in 0..self.channels.capacity() {
             let Some(channel) = self.channels.get_mut(index) else { continue };
             let before = |age: Duration| Time(now.0.saturating_sub(micros(age)));

@@ -1,28 +1,32 @@
-//! Everything that goes out, in this order: control, repair, backlogs, the live fan-out. The first three are bounded
-//! per subscriber, so the last is never starved by them; and it cannot starve them.
+//! Everything that goes out, in this order: control, repair, backlogs, the live fan-out. While the fan-out has work,
+//! repair and backlogs leave it half of every batch.
 
 use core::time::Duration;
 
 use codec::wire::control::{ByeReason, Control};
-use codec::{Sequence, ShardSet};
+use codec::{ChunkHeader, ShardSet};
 
-use crate::limits::{BACKLOG_INTERVAL_MAX, BACKLOG_SPEED};
+use crate::limits::{BACKLOG_INTERVAL_MAX, BACKLOG_INTERVAL_MIN, BACKLOG_SPEED};
 use crate::node::{Answer, Node, Progress};
 use crate::outbox::Outbox;
 use crate::session::{Backlog, Side};
+use crate::stats::Counters;
 use crate::time::Time;
+use crate::window::Window;
 
 impl Node {
     /// Fills `out`, which has been emptied, with what is to be sent now.
     pub fn poll_transmit(&mut self, now: Time, out: &mut Outbox) -> Progress {
         self.fan_out_fresh(now);
         self.send_control(out);
-        self.send_answers(out);
-        self.send_backlogs(now, out);
+        let reserved = if self.fanout.is_empty() { 0 } else { out.half() };
+        self.send_answers(out, reserved);
+        self.send_backlogs(now, out, reserved);
         let channels = &self.channels;
         let seats_of = |channel: usize| channels.get(channel).map(|channel| &channel.seats);
         self.fanout.send(now, seats_of, &self.arena, out, &mut self.counters);
-        if out.is_full() { Progress::More } else { Progress::Idle }
+        let waiting = out.is_full() || !self.answers.is_empty();
+        if waiting { Progress::More } else { Progress::Idle }
     }
 
     /// Turns what the last wake-up brought into trains: one per run of consecutive shards.
@@ -48,39 +52,41 @@ impl Node {
             out.push_control(to, &control);
             self.counters.control_sent += 1;
         }
-        while self.closing && !out.is_full() {
-            let Some((index, to)) = self.sessions.iter().next().map(|(i, session)| (i, session.peer.address))
-            else {
+        while let Some(index) = self.closing.filter(|_| !out.is_full()) {
+            if index >= self.sessions.capacity() {
                 break;
-            };
-            out.push_control(to, &Control::Bye(self.bye(index, ByeReason::Closing)));
-            self.counters.control_sent += 1;
-            self.end_session(index);
+            }
+            self.closing = Some(index + 1);
+            if let Some(to) = self.sessions.get(index).map(|session| session.peer.address) {
+                out.push_control(to, &Control::Bye(self.bye(index, ByeReason::Closing)));
+                self.counters.control_sent += 1;
+                self.end_session(index);
+            }
         }
     }
 
-    fn send_answers(&mut self, out: &mut Outbox) {
+    fn send_answers(&mut self, out: &mut Outbox, reserved: usize) {
         while let Some(answer) = self.answers.front_mut() {
-            let stale = !self.arena.holds(answer.slot);
-            while let Some(run) = answer.shards.first_run().filter(|_| !stale) {
-                if out.is_full() {
+            if !self.arena.holds(answer.slot) {
+                answer.shards = ShardSet::EMPTY;
+            }
+            while let Some(run) = answer.shards.first_run() {
+                if out.room() <= reserved {
                     return;
                 }
-                send_run(answer, run, out);
-                self.counters.trains_sent += 1;
-                self.counters.shards_sent += (run.1 - run.0) as u64;
-                self.counters.repairs_sent += (run.1 - run.0) as u64;
+                let sent = send_run(answer, run, out, &mut self.counters);
+                self.counters.repairs_sent += sent;
             }
             self.answers.pop_front();
         }
     }
 
     /// Gives every joiner that is due its next chunks.
-    fn send_backlogs(&mut self, now: Time, out: &mut Outbox) {
+    fn send_backlogs(&mut self, now: Time, out: &mut Outbox, reserved: usize) {
         let mut place = 0;
-        while place < self.backlogs.len() && !out.is_full() {
+        while place < self.backlogs.len() && out.room() > reserved {
             let index = self.backlogs[place];
-            let left = self.send_backlog(now, index, out);
+            let left = self.send_backlog(now, index, out, reserved);
             if let Side::Subscriber(subscriber) = &mut self.sessions[index].side {
                 subscriber.backlog = left;
             }
@@ -94,40 +100,61 @@ impl Node {
     }
 
     /// Sends one joiner what is due of its backlog; returns what is left of it.
-    fn send_backlog(&mut self, now: Time, index: usize, out: &mut Outbox) -> Option<Backlog> {
+    fn send_backlog(
+        &mut self,
+        now: Time,
+        index: usize,
+        out: &mut Outbox,
+        reserved: usize,
+    ) -> Option<Backlog> {
         let session = &self.sessions[index];
         let Side::Subscriber(subscriber) = &session.side else { return None };
         let mut backlog = subscriber.backlog?;
         let window = &self.channels[session.channel].window;
         while backlog.due <= now {
             let chunk = window.first_from(backlog.next).filter(|chunk| chunk.sequence <= backlog.through)?;
+            if chunk.sequence > backlog.next {
+                (backlog.next, backlog.sent) = (chunk.sequence, ShardSet::EMPTY);
+            }
             if let Some(body) = &chunk.body {
-                let held = body.held.intersection(body.identity.header.layout().data_set());
-                let mut answer = Answer { to: session.peer.address, slot: body.slot, shards: held };
+                let data = body.identity.header.layout().data_set();
+                let shards = body.held.intersection(data).minus(backlog.sent);
+                let mut answer = Answer { to: session.peer.address, slot: body.slot, shards };
                 while let Some(run) = answer.shards.first_run() {
-                    if out.is_full() {
+                    if out.room() <= reserved {
                         return Some(backlog);
                     }
-                    send_run(&mut answer, run, out);
-                    self.counters.trains_sent += 1;
-                    self.counters.shards_sent += (run.1 - run.0) as u64;
-                    self.counters.backlog_sent += (run.1 - run.0) as u64;
+                    backlog.sent = backlog.sent.union(ShardSet::range(run.0, run.1));
+                    let sent = send_run(&mut answer, run, out, &mut self.counters);
+                    self.counters.backlog_sent += sent;
                 }
-                let following = window.get(chunk.sequence.next()).and_then(|next| next.body.as_ref());
-                let captured = body.identity.header.capture_us;
-                let span =
-                    following.map_or(0, |next| next.identity.header.capture_us.saturating_sub(captured));
-                let pause = Duration::from_micros(span / BACKLOG_SPEED).min(BACKLOG_INTERVAL_MAX);
-                backlog.due = backlog.due.after(pause);
+                backlog.due = backlog.due.after(pause_after(window, &body.identity.header));
             }
-            backlog.next = Sequence(chunk.sequence.0 + 1);
+            (backlog.next, backlog.sent) = (chunk.sequence.next(), ShardSet::EMPTY);
         }
         Some(backlog)
     }
 }
 
-/// Sends one run of an answer's shards as a train and takes it out of the answer.
-fn send_run(answer: &mut Answer, (first, end): (usize, usize), out: &mut Outbox) {
+/// How long a joiner's next chunk waits: a fraction of the time that this one lasts.
+fn pause_after(window: &Window, header: &ChunkHeader) -> Duration {
+    let following = window.get(header.sequence.next()).and_then(|next| next.body.as_ref());
+    let next_capture_us = following.map_or(0, |next| next.identity.header.capture_us);
+    let span = next_capture_us.saturating_sub(header.capture_us);
+    Duration::from_micros(span / BACKLOG_SPEED).clamp(BACKLOG_INTERVAL_MIN, BACKLOG_INTERVAL_MAX)
+}
+
+/// Sends one run of an answer's shards as a train and takes it out of the answer. Returns how many shards it was.
+fn send_run(
+    answer: &mut Answer,
+    (first, end): (usize, usize),
+    out: &mut Outbox,
+    counters: &mut Counters,
+) -> u64 {
     out.push_train(answer.to, answer.slot.index, first, end - first);
     answer.shards = answer.shards.minus(ShardSet::range(first, end));
+    let shards = (end - first) as u64;
+    counters.trains_sent += 1;
+    counters.shards_sent += shards;
+    shards
 }

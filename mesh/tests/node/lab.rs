@@ -157,6 +157,10 @@ impl Net {
         (host, dial)
     }
 
+    pub(crate) fn sink(&self, host: usize) -> ChannelId {
+        self.hosts[host].sink.expect("a viewer")
+    }
+
     pub(crate) fn output(&self, host: usize) -> &[u8] {
         &self.hosts[host].output
     }

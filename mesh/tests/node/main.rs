@@ -1,5 +1,6 @@
 //! Nodes among themselves and among strangers, on virtual time.
 
+mod claims;
 mod hostile;
 mod lab;
 mod stream;
