@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::{Buf, BytesMut};
 use codec::{ChannelSecret, ChunkHeader, Sequence, SlotLayout};
 
 use crate::limits::CHUNK_TIME;
@@ -11,7 +12,7 @@ use crate::time::Time;
 pub(crate) struct Source {
     pub(crate) secret: ChannelSecret,
     pub(crate) next: Sequence,
-    pending: Vec<u8>,
+    pending: BytesMut,
     /// When the pending bytes came: (bytes of `pending` up to and with this arrival, when), in order.
     arrivals: VecDeque<(usize, Time)>,
     /// Distance of the next chunk to the latest join point; the first chunk is one.
@@ -35,7 +36,7 @@ impl Source {
         Source {
             secret,
             next: Sequence(now.0.max(1)),
-            pending: Vec::with_capacity(2 * PAYLOAD_MAX),
+            pending: BytesMut::with_capacity(2 * PAYLOAD_MAX),
             arrivals: VecDeque::new(),
             join_distance: 0,
             begun: false,
@@ -99,7 +100,7 @@ impl Source {
     /// The planned chunk was made.
     pub(crate) fn consume(&mut self, header: &ChunkHeader) {
         let taken = header.payload_bytes();
-        self.pending.drain(..taken);
+        self.pending.advance(taken);
         while self.arrivals.front().is_some_and(|(end, _)| *end <= taken) {
             self.arrivals.pop_front();
         }
