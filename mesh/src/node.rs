@@ -1,9 +1,11 @@
 //! The node: what comes in, what goes out, what is kept in between.
 
+mod accepting;
 mod control;
-mod handshake;
+mod dialling;
 mod inbound;
 mod local;
+mod sessions;
 mod timers;
 mod transmit;
 

@@ -1,123 +1,20 @@
 //! The window: the last seconds of one channel, chunk by chunk, with what is held and what is missing of each.
 
+mod chunk;
+
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use codec::{ChunkHeader, ChunkIdentity, Sequence, ShardSet};
+use codec::{ChunkHeader, Sequence, ShardSet};
 
-use crate::arena::{Arena, SlotRef};
+use crate::arena::Arena;
 use crate::limits::{
     BACKLOG_INTERVAL_MAX, EDGE_GRACE, GAP_CHUNKS_MAX, JOIN_DISTANCE_MAX, JOIN_GRACE, REORDER_GRACE,
     REPAIR_TRIES_MAX, SEQUENCE_AHEAD_MAX,
 };
 use crate::stats::DropReason;
 use crate::time::Time;
-
-/// A chunk's verified content, as far as it is here.
-pub(crate) struct Body {
-    pub(crate) identity: ChunkIdentity,
-    pub(crate) slot: SlotRef,
-    /// Shards that lie in the slot.
-    pub(crate) held: ShardSet,
-    /// Shards held that are still to be fanned out.
-    pub(crate) fresh: ShardSet,
-    /// Shards that were fanned out.
-    pub(crate) fanned: ShardSet,
-    /// Data shards made here by the erasure code.
-    recovered: ShardSet,
-    /// Shards that came after they had been asked for.
-    repaired: ShardSet,
-    /// The publisher's parity is not parity of its data: only what verified by itself may be used.
-    pub(crate) inconsistent: bool,
-}
-
-impl Body {
-    pub(crate) fn new(identity: ChunkIdentity, slot: SlotRef) -> Body {
-        Body {
-            identity,
-            slot,
-            held: ShardSet::EMPTY,
-            fresh: ShardSet::EMPTY,
-            fanned: ShardSet::EMPTY,
-            recovered: ShardSet::EMPTY,
-            repaired: ShardSet::EMPTY,
-            inconsistent: false,
-        }
-    }
-
-    pub(crate) fn data_missing(&self) -> ShardSet {
-        self.identity.header.layout().data_set().minus(self.held)
-    }
-
-    /// Whether k shards are here, so that all others can be made.
-    pub(crate) fn is_decodable(&self) -> bool {
-        self.held.len() >= self.identity.header.layout().data_shards() && !self.inconsistent
-    }
-
-    /// The missing shards were made.
-    pub(crate) fn made_whole(&mut self) {
-        self.recovered = self.data_missing();
-        self.held = self.identity.header.layout().all_shards();
-    }
-}
-
-/// A chunk of which at least the number is known.
-pub(crate) struct Chunk {
-    pub(crate) sequence: Sequence,
-    /// `None`: later chunks came, nothing of this one.
-    pub(crate) body: Option<Body>,
-    /// When the first of it came or should have come.
-    pub(crate) first_seen: Time,
-    /// Not to be asked for before.
-    pub(crate) ask_at: Time,
-    pub(crate) asks: u8,
-    asked: ShardSet,
-}
-
-impl Chunk {
-    fn hole(sequence: Sequence, first_seen: Time, ask_at: Time) -> Chunk {
-        Chunk { sequence, body: None, first_seen, ask_at, asks: 0, asked: ShardSet::EMPTY }
-    }
-
-    /// Whether the whole payload is here.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.body.as_ref().is_some_and(|body| body.data_missing().is_empty())
-    }
-
-    /// What to ask for: data first, and no more than makes the chunk decodable.
-    pub(crate) fn wanted(&self) -> ShardSet {
-        let Some(body) = &self.body else { return ShardSet::ALL };
-        let layout = body.identity.header.layout();
-        let short = layout.data_shards().saturating_sub(body.held.len());
-        let missing = layout.all_shards().minus(body.held);
-        if body.inconsistent { body.data_missing() } else { missing.lowest(short) }
-    }
-
-    pub(crate) fn was_asked(&mut self, shards: ShardSet, ask_again_at: Time) {
-        self.asked = self.asked.union(shards);
-        self.asks = self.asks.saturating_add(1);
-        self.ask_at = ask_again_at;
-    }
-
-    pub(crate) fn note_arrival(&mut self, now: Time, shard: usize) {
-        self.ask_at = self.ask_at.max(now.after(REORDER_GRACE));
-        if let Some(body) = &mut self.body {
-            body.held.insert(shard);
-            if self.asked.contains(shard) {
-                body.repaired.insert(shard);
-            }
-        }
-    }
-}
-
-/// What became of a settled chunk's data shards.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(crate) struct Settled {
-    pub(crate) lost: u64,
-    pub(crate) recovered: u64,
-    pub(crate) repaired: u64,
-    pub(crate) given_up: bool,
-}
+pub(crate) use chunk::{Body, Chunk, Settled};
 
 /// A peer's word, which nobody signed, that the channel goes further than what came. It moves nothing; it is a reason to
 /// ask.

@@ -1,0 +1,89 @@
+//! Sessions begin and end, whichever side said `Hello`.
+
+use codec::wire::control::{Sender, SessionId};
+use codec::{Sequence, ShardSet};
+
+use crate::dial::DialState;
+use crate::fanout::Seat;
+use crate::limits::{HELLO_WAIT_MAX, SESSION_WORTH, TICK_INTERVAL};
+use crate::node::Node;
+use crate::session::{Backlog, PeerKey, Session, Side, Subscriber, Upstream};
+use crate::time::Time;
+
+impl Node {
+    /// Adds a session. A subscriber is owed everything from `from` to the live edge.
+    pub(super) fn begin_session(
+        &mut self,
+        now: Time,
+        id: SessionId,
+        peer: PeerKey,
+        channel_index: usize,
+        nonce: u64,
+        from: Sequence,
+    ) -> usize {
+        let channel = &mut self.channels[channel_index];
+        let base = channel.counters;
+        let entry = self.sessions.vacant_entry();
+        let index = entry.key();
+        let mut start = Sequence(0);
+        let side = match peer.peer {
+            Sender::Upstream => {
+                channel.upstreams.push(index);
+                Side::Upstream(Upstream::new(now, base))
+            }
+            Sender::Subscriber => {
+                start = channel.start_for(from);
+                let seat = channel.seats.take(Seat { to: peer.address, loss_ppm: 0 });
+                let mut subscriber = Subscriber::new(seat, channel.shards_fanned);
+                let through = channel.window.edge();
+                if start != Sequence(0) && start <= through {
+                    subscriber.backlog =
+                        Some(Backlog { next: start, sent: ShardSet::EMPTY, through, due: now });
+                    self.backlogs.push(index);
+                    self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
+                }
+                Side::Subscriber(subscriber)
+            }
+        };
+        entry.insert(Session::new(id, peer, channel_index, nonce, start, now, side));
+        self.sessions_by_peer.insert(peer, index);
+        index
+    }
+
+    /// Forgets a session and everything that points to it.
+    pub(super) fn end_session(&mut self, index: usize) -> Session {
+        let session = self.sessions.remove(index);
+        self.sessions_by_peer.remove(&session.peer);
+        let channel = &mut self.channels[session.channel];
+        match &session.side {
+            Side::Subscriber(subscriber) => {
+                channel.seats.leave(subscriber.seat);
+                if subscriber.backlog.is_some() {
+                    self.backlogs.retain(|backlog| *backlog != index);
+                }
+            }
+            Side::Upstream(_) => channel.upstreams.retain(|upstream| *upstream != index),
+        }
+        match session.dial {
+            Some(dial) => self.put_dial_to_rest(dial, index, &session),
+            None => self.count_granted(session.peer, -1),
+        }
+        session
+    }
+
+    /// The dial tries again after a while. A relay that settled chunks up to some number gets the next ones then.
+    fn put_dial_to_rest(&mut self, dial: usize, index: usize, session: &Session) {
+        let Some(dial) = self.dials.get_mut(dial).filter(|dial| dial.state == DialState::Live(index)) else {
+            return;
+        };
+        dial.rest(session.heard_at.after(HELLO_WAIT_MAX));
+        if session.heard_at.since(session.begun_at) >= SESSION_WORTH {
+            dial.start_over();
+        }
+        if let Side::Subscriber(subscriber) = &session.side
+            && subscriber.settled != Sequence(0)
+        {
+            dial.resume = subscriber.settled.next();
+        }
+    }
+}
