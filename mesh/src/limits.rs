@@ -47,8 +47,11 @@ pub const WINDOW_CHUNKS_MIN: usize = 8;
 /// Publishers of one channel at a time: one, its replacement after a restart, and a second path for each.
 pub const PUBLISHERS_PER_CHANNEL_MAX: usize = 4;
 
+/// Nodes that one channel is dialled to: nobody's uplink feeds more relays.
+pub const DIALS_PER_CHANNEL_MAX: usize = 16;
+
 /// Sessions in which one channel comes to a node: accepted publishers and dialled relays.
-pub const UPSTREAMS_PER_CHANNEL_MAX: usize = 2 * PUBLISHERS_PER_CHANNEL_MAX;
+pub const UPSTREAMS_PER_CHANNEL_MAX: usize = PUBLISHERS_PER_CHANNEL_MAX + DIALS_PER_CHANNEL_MAX;
 
 /// How long a session holds without a report: ten lost reports in a row.
 pub const LEASE: Duration = Duration::from_secs(10);

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, TryRecvError};
+use mesh::limits::DIALS_PER_CHANNEL_MAX;
 use mesh::{ChannelId, Limits};
 use mio::Waker;
 
@@ -62,6 +63,11 @@ const NO_JOIN_POINT_WAIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the key or the input cannot be read, or every relay refuses the channel.
 pub fn run(args: Args) -> Result<(), Error> {
+    let relays: BTreeSet<String> = args.relays.into_iter().collect();
+    if relays.len() > DIALS_PER_CHANNEL_MAX {
+        let found = relays.len();
+        return Err(Error::Usage(format!("{found} relays are named, {DIALS_PER_CHANNEL_MAX} may be")));
+    }
     let key = KeyFile::read(&args.key)?;
     let mut driver = Driver::open(publisher_limits(), PUBLISHER_SLOTS)?;
     let interrupt = Interrupt::listen(driver.waker())?;
@@ -69,8 +75,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let now = driver.now();
     let channel = driver.node.add_source(now, key.secret);
     let contact = |name: String| Contact::new(&driver, channel, vec![name]);
-    let names: BTreeSet<String> = args.relays.into_iter().collect();
-    let contacts = names.into_iter().map(contact).collect();
+    let contacts = relays.into_iter().map(contact).collect();
     let blocks = spawn_reader(input, driver.waker())?;
     let mut publisher = Publisher { driver, contacts, stream: Stream::new(channel), interrupt };
     let ended = publisher.publish(&blocks);

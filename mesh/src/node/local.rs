@@ -8,7 +8,7 @@ use codec::{ChannelKey, ChannelSecret, InvalidKey, Sequence, seal_chunk};
 use crate::arena::SlotRef;
 use crate::channel::Channel;
 use crate::dial::{Dial, DialState};
-use crate::limits::{GAP_CHUNKS_MAX, PUBLISHERS_PER_CHANNEL_MAX, PUSH_BYTES_MAX, UPSTREAMS_PER_CHANNEL_MAX};
+use crate::limits::{DIALS_PER_CHANNEL_MAX, GAP_CHUNKS_MAX, PUSH_BYTES_MAX};
 use crate::node::{ChannelId, DialId, Node};
 use crate::sink::{OutputChunk, Playout, Sink, SinkConfig};
 use crate::source::{Cut, Source};
@@ -38,7 +38,8 @@ impl Node {
     }
 
     /// Wants a session with the node at `target`, now and for good: to give it the channel where the source is here,
-    /// to take it otherwise. A channel is dialled to a node once; [`UPSTREAMS_PER_CHANNEL_MAX`] nodes at most.
+    /// to take it otherwise. A channel is dialled to a node once, and to [`DIALS_PER_CHANNEL_MAX`] nodes at
+    /// most.
     pub fn dial(&mut self, now: Time, channel: ChannelId, target: SocketAddr) -> DialId {
         let mut dials = self.dials.iter().filter(|(_, dial)| dial.channel == channel.0);
         if let Some((same, _)) = dials.find(|(_, dial)| dial.target == target) {
