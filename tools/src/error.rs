@@ -40,6 +40,9 @@ pub enum Error {
         /// Each relay with its reason.
         relays: String,
     },
+    /// The stream ended and no relay was there to take it.
+    #[error("the stream ended while no relay was connected: what they have not been given is lost")]
+    Unreached,
     /// The system does not give what is needed.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),

@@ -78,9 +78,10 @@ pub fn run(args: Args) -> Result<(), Error> {
     let contacts = relays.into_iter().map(contact).collect();
     let blocks = spawn_reader(input, driver.waker())?;
     let mut publisher = Publisher { driver, contacts, stream: Stream::new(channel), interrupt };
+    // What failed first is what the user has to know.
     let ended = publisher.publish(&blocks);
-    publisher.finish(channel)?;
-    ended
+    let finished = publisher.finish(channel);
+    ended.and(finished)
 }
 
 /// What a publisher keeps to repair from: 10 s of 30 Mbit/s.
@@ -173,17 +174,15 @@ impl Publisher {
     fn finish(mut self, channel: ChannelId) -> Result<(), Error> {
         let now = self.driver.now();
         self.driver.node.finish(now, channel);
-        let give_up_at = Instant::now() + DRAIN_MAX;
-        let drained = loop {
-            if self.driver.node.is_drained(channel) {
-                break true;
-            }
-            if Instant::now() >= give_up_at || self.contacts.is_empty() {
-                break false;
-            }
+        // Whoever asks for the end while no relay answers does not want to wait for one.
+        let in_vain = self.interrupt.is_set() && !self.contacts.iter().any(Contact::is_connected);
+        let give_up_at = Instant::now() + if in_vain { Duration::ZERO } else { DRAIN_MAX };
+        while !self.contacts.is_empty() && !self.is_drained(channel) && Instant::now() < give_up_at {
             self.turn()?;
-        };
-        if !drained && !self.contacts.is_empty() {
+        }
+        let behind = self.contacts.iter().filter(|contact| !contact.is_connected()).count();
+        let nobody = behind == self.contacts.len();
+        if !nobody && !self.is_drained(channel) {
             say("the end of the stream did not reach every relay: one of them does not answer");
         }
         let counters = self.driver.node.counters();
@@ -193,7 +192,12 @@ impl Publisher {
             counters.shards_sent,
             counters.repairs_sent + counters.backlog_sent
         ));
-        self.driver.close()
+        self.driver.close()?;
+        if nobody && !in_vain { Err(Error::Unreached) } else { Ok(()) }
+    }
+
+    fn is_drained(&self, channel: ChannelId) -> bool {
+        self.contacts.iter().all(Contact::is_connected) && self.driver.node.is_drained(channel)
     }
 }
 

@@ -46,10 +46,7 @@ impl Node {
             return DialId(same);
         }
         let count = self.dials.iter().filter(|(_, dial)| dial.channel == channel.0).count();
-        assert!(
-            count < UPSTREAMS_PER_CHANNEL_MAX - PUBLISHERS_PER_CHANNEL_MAX,
-            "{count} dials for one channel"
-        );
+        assert!(count < DIALS_PER_CHANNEL_MAX, "{count} dials for one channel");
         let role = match self.channels[channel.0].source {
             Some(_) => Role::Publish,
             None => Role::Subscribe,
