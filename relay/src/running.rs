@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh::{Anchor, Node, NodeConfig, SLOT_BYTES};
 use thiserror::Error;
@@ -145,7 +145,21 @@ fn open(listen: SocketAddr, slots: usize) -> Result<(SlotMemory, Plane), StartEr
 }
 
 /// A worker's socket shares its port (`SO_REUSEPORT`); a second daemon must not share it unnoticed. A socket that does
-/// not share finds out.
+/// not share finds out. The kernel takes down the ring of a killed relay, and with it the socket, only after the end
+/// of its process (io_uring/io_uring.c, `io_ring_exit_work`): whoever is started at once in its place waits for that.
 fn ensure_free(listen: SocketAddr) -> Result<(), StartError> {
-    UdpSocket::bind(listen).map(drop).map_err(|source| StartError::Listen { listen, source })
+    let give_up_at = Instant::now() + PORT_WAIT_MAX;
+    loop {
+        match UdpSocket::bind(listen) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up_at => {
+                thread::sleep(PORT_WAIT);
+            }
+            Err(source) => return Err(StartError::Listen { listen, source }),
+        }
+    }
 }
+
+/// How long a port that is taken is waited for, and between two looks: a ring is gone after 20 ms.
+const PORT_WAIT_MAX: Duration = Duration::from_millis(500);
+const PORT_WAIT: Duration = Duration::from_millis(5);

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
@@ -21,17 +21,15 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
         superpeerd(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the daemon");
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let reader = thread::spawn(move || {
-        let (mut out, mut err) = (String::new(), String::new());
-        stdout.read_to_string(&mut out).unwrap();
-        stderr.read_to_string(&mut err).unwrap();
-        (out, err)
+        let (mut said, mut complained) = (String::new(), String::new());
+        stdout.read_to_string(&mut said).unwrap();
+        stderr.read_to_string(&mut complained).unwrap();
+        (said, complained)
     });
     let mut daemon = Daemon { child, address: None, log: mpsc::channel().1 };
     let status = daemon.wait();
-    let (out, err) = reader.join().unwrap();
-    let output = Output { status, stdout: out.into_bytes(), stderr: err.into_bytes() };
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().expect("an exit status"), text(output.stdout), text(output.stderr))
+    let (said, complained) = reader.join().unwrap();
+    (status.code().expect("an exit status"), said, complained)
 }
 
 /// A running daemon; killed when dropped.

@@ -7,7 +7,6 @@ use codec::{DATAGRAM_BYTES, Sequence};
 
 use crate::daemon::Daemon;
 use crate::peer::{secret, stream_through};
-use crate::wait::until;
 
 const HELLOS: u64 = 100_000;
 const SOURCES: u8 = 200;
@@ -114,7 +113,7 @@ fn garbage_of_any_length_is_survived() {
     stream_through(daemon.address(), daemon.address(), secret(1));
     assert!(daemon.is_running());
     daemon.signal("TERM");
-    assert_eq!(until("the daemon ends", || Some(daemon.wait())).code(), Some(0));
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 /// Xorshift64 (Marsaglia 2003).
