@@ -188,5 +188,9 @@ pub const PUSH_BYTES_MAX: usize = 64 << 10;
 /// How long a publisher collects bytes before it makes a chunk of them.
 pub const CHUNK_TIME: Duration = Duration::from_millis(40);
 
+/// How much longer it keeps bytes that may turn out to be the start of a join point: the tables of an MPEG-TS come just
+/// before the key frame.
+pub const UNDECIDED_WAIT: Duration = Duration::from_millis(15);
+
 const _: () = assert!(SLOT_BYTES <= 65_507, "a whole chunk fits one UDP message");
 const _: () = assert!(GAP_CHUNKS_MAX >= JOIN_DISTANCE_MAX);

@@ -5,6 +5,7 @@ use core::time::Duration;
 use codec::{ChunkHeader, Sequence};
 
 use crate::arena::SlotRef;
+use crate::limits::GAP_CHUNKS_MAX;
 use crate::time::Time;
 use crate::window::Window;
 
@@ -73,12 +74,14 @@ impl Sink {
         let in_time = now.since(chunk.first_seen) < self.config.delay;
         let missing = chunk.sequence.since(self.next);
         if missing > 0 {
-            // A gap too wide for loss (the publisher was started again), or chunks that left the window.
-            if in_time && window.floor() <= self.next {
+            // Chunks that left the window, or a gap too wide for loss: the publisher was started again. Then there is
+            // nothing to wait for but the join point of the new run.
+            let restarted = missing > GAP_CHUNKS_MAX && chunk.is_complete() && chunk.is_join_point();
+            if in_time && !restarted && window.floor() <= self.next {
                 return Playout::Wait;
             }
             self.next = chunk.sequence;
-            return Playout::Skip(if missing > crate::limits::GAP_CHUNKS_MAX { 0 } else { missing });
+            return Playout::Skip(if missing > GAP_CHUNKS_MAX { 0 } else { missing });
         }
         match &chunk.body {
             Some(body) if chunk.is_complete() => {

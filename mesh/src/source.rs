@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Buf, BytesMut};
 use codec::{ChannelSecret, ChunkHeader, Sequence, SlotLayout};
 
-use crate::limits::CHUNK_TIME;
+use crate::limits::{CHUNK_TIME, UNDECIDED_WAIT};
 use crate::time::Time;
 
 /// A local source of a channel.
@@ -13,6 +13,8 @@ pub(crate) struct Source {
     pub(crate) secret: ChannelSecret,
     pub(crate) next: Sequence,
     pending: BytesMut,
+    /// The last pending bytes that may turn out to be the start of a join point.
+    undecided: usize,
     /// When the pending bytes came: (bytes of `pending` up to and with this arrival, when), in order.
     arrivals: VecDeque<(usize, Time)>,
     /// Distance of the next chunk to the latest join point; the first chunk is one.
@@ -37,6 +39,7 @@ impl Source {
             secret,
             next: Sequence(now.0.max(1)),
             pending: BytesMut::with_capacity(2 * PAYLOAD_MAX),
+            undecided: 0,
             arrivals: VecDeque::new(),
             join_distance: 0,
             begun: false,
@@ -48,7 +51,13 @@ impl Source {
         if !bytes.is_empty() {
             self.pending.extend_from_slice(bytes);
             self.arrivals.push_back((self.pending.len(), now));
+            self.undecided = 0;
         }
+    }
+
+    /// The last `undecided` bytes may turn out to be the start of a join point.
+    pub(crate) fn hold_back(&mut self, undecided: usize) {
+        self.undecided = undecided;
     }
 
     pub(crate) fn pending_bytes(&self) -> usize {
@@ -60,9 +69,16 @@ impl Source {
         self.pending.len() >= PAYLOAD_MAX
     }
 
-    /// When the oldest pending byte must go.
+    /// When the oldest pending byte must go: after a chunk's time, or a little later if it is undecided.
     pub(crate) fn due(&self) -> Option<Time> {
-        self.arrivals.front().map(|(_, came)| came.after(CHUNK_TIME))
+        let (_, came) = self.arrivals.front()?;
+        let wait = if self.decided() == 0 { CHUNK_TIME + UNDECIDED_WAIT } else { CHUNK_TIME };
+        Some(came.after(wait))
+    }
+
+    /// Pending bytes that belong to no join point which is still to be found.
+    fn decided(&self) -> usize {
+        self.pending.len().saturating_sub(self.undecided)
     }
 
     /// A joiner may start `back` bytes before the end of what was appended. Returns how many pending bytes belong to
@@ -79,10 +95,13 @@ impl Source {
     /// The header of the next chunk and its payload, which lies at the start of [`Source::pending`].
     pub(crate) fn plan(&self, now: Time, cut: Cut) -> ChunkHeader {
         let (layout, payload_bytes) = match cut {
-            Cut::Shards => match layout_filled_by(self.pending.len()) {
-                Some(layout) => (layout, layout.payload_bytes_max()),
-                None => (default_layout(1), self.pending.len()),
-            },
+            Cut::Shards => {
+                let ready = Some(self.decided()).filter(|decided| *decided > 0).unwrap_or(self.pending.len());
+                match layout_filled_by(ready) {
+                    Some(layout) => (layout, layout.payload_bytes_max()),
+                    None => (default_layout(1), ready),
+                }
+            }
             Cut::Bytes(bytes) => layout_holding(bytes.min(PAYLOAD_MAX)),
         };
         let capture = self.arrivals.front().map_or(now, |(_, came)| *came);
@@ -154,6 +173,21 @@ mod tests {
                 "{bytes} bytes in {layout:?}"
             );
         }
+    }
+
+    #[test]
+    fn bytes_that_may_start_a_join_point_wait_a_little_longer_than_others() {
+        let mut source = Source::new(ChannelSecret::from_seed(&[1; 32]), Time(1_000));
+        source.append(Time(2_000), &[0; 500]);
+        source.append(Time(2_000), &[1; 376]);
+        source.hold_back(376);
+        assert_eq!(source.due(), Some(Time(2_000).after(CHUNK_TIME)));
+        let header = source.plan(Time(50_000), Cut::Shards);
+        assert_eq!(header.payload_bytes(), 500);
+        source.consume(&header);
+        assert_eq!(source.due(), Some(Time(2_000).after(CHUNK_TIME + UNDECIDED_WAIT)));
+        assert_eq!(source.plan(Time(70_000), Cut::Shards).payload_bytes(), 376);
+        assert_eq!(source.bytes_before_join_point(376), Some(0));
     }
 
     #[test]

@@ -319,8 +319,6 @@ impl Window {
 
     /// The first join point of the window, or its oldest chunk.
     pub(crate) fn oldest_join_point(&self) -> Sequence {
-        let is_join =
-            |chunk: &&Chunk| chunk.body.as_ref().is_some_and(|body| body.identity.header.join_distance == 0);
-        self.chunks.iter().find(is_join).map_or(self.oldest(), |chunk| chunk.sequence)
+        self.chunks.iter().find(|chunk| chunk.is_join_point()).map_or(self.oldest(), |chunk| chunk.sequence)
     }
 }

@@ -16,6 +16,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) async fn supervise(relay: Relay) -> std::io::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Whoever waits for this line may signal from now on.
+    info!("{}", relay.probe());
     let mut ticks = tokio::time::interval(SNAPSHOT_INTERVAL);
     let mut log = Log::default();
     let name = loop {

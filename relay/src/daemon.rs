@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::control::supervise;
@@ -38,7 +39,7 @@ struct Args {
     #[arg(long)]
     open: bool,
     /// Say whether the configuration is right, and do nothing else
-    #[arg(long)]
+    #[arg(long, requires = "config")]
     check_config: bool,
     /// Print the commented default configuration, and do nothing else
     #[arg(long, conflicts_with_all = ["config", "listen", "open", "check_config"])]
@@ -61,7 +62,11 @@ pub fn run() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match load(&args) {
-        Ok(_) if args.check_config => ExitCode::SUCCESS,
+        Ok(_) if args.check_config => {
+            // As above.
+            let _ = writeln!(std::io::stdout(), "the configuration is right");
+            ExitCode::SUCCESS
+        }
         Ok(config) => serve(&config),
         Err(error) => complain(&error),
     }
@@ -75,7 +80,7 @@ fn load(args: &Args) -> Result<Config, ConfigError> {
 }
 
 fn serve(config: &Config) -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mesh::{Anchor, Node, NodeConfig, SLOT_BYTES};
 use thiserror::Error;
-use tracing::info;
 
 use crate::config::Config;
 use crate::uring::{OpenError, Plane, SlotMemory, Waker};
@@ -94,7 +93,6 @@ impl Relay {
         let thread =
             thread::Builder::new().name("superpeer-w0".to_owned()).spawn(body).map_err(StartError::Thread)?;
         let (listen, probe, waker) = started.recv().expect("the worker says how it went")?;
-        info!(%listen, slots, "{probe}");
         Ok(Relay { listen, probe, waker, shared, thread: Some(thread) })
     }
 

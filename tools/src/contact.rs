@@ -136,7 +136,9 @@ impl Contact {
                 }
             }
             Err(error) => {
-                say(&format!("{error}; trying again in {} s", relay.wait.as_secs()));
+                if relay.wait == LOOKUP_WAIT_MIN {
+                    say(&format!("{error}; trying on"));
+                }
                 relay.lookup = Lookup::Due(Instant::now() + relay.wait);
                 relay.wait = (relay.wait * 2).min(LOOKUP_WAIT_MAX);
             }

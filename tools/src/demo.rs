@@ -94,7 +94,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         relay::Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), open: true, ..Default::default() };
     config.limits.sessions_per_address = args.viewers as usize + 1;
     let relay = relay::Relay::start(&config)?;
-    say(&format!("relay on {}: {}", relay.local_addr(), relay.probe()));
+    say(relay.probe());
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)
         .map_err(|error| Error::System("the system gives no random bytes", io::Error::other(error)))?;

@@ -41,7 +41,7 @@ pub enum Error {
         relays: String,
     },
     /// The stream ended and no relay was there to take it.
-    #[error("the stream ended while no relay was connected: what they have not been given is lost")]
+    #[error("no relay was connected when the stream ended: what was not delivered by then is lost")]
     Unreached,
     /// The system does not give what is needed.
     #[error("{0}: {1}")]

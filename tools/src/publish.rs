@@ -187,10 +187,8 @@ impl Publisher {
         }
         let counters = self.driver.node.counters();
         say(&format!(
-            "published {} chunks, {} datagrams, {} of them again",
-            counters.chunks,
-            counters.shards_sent,
-            counters.repairs_sent + counters.backlog_sent
+            "published: chunks {}, datagrams {}, sent again {}",
+            counters.chunks, counters.shards_sent, counters.repairs_sent
         ));
         self.driver.close()?;
         if nobody && !in_vain { Err(Error::Unreached) } else { Ok(()) }
@@ -229,6 +227,7 @@ impl Stream {
             }
             driver.node.push(now, channel, piece.bytes);
         });
+        driver.node.hold_back(channel, self.scanner.join_reach_bytes());
         self.tell();
     }
 

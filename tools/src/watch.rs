@@ -185,20 +185,20 @@ impl Viewer {
 const TURN_MAX: Duration = Duration::from_millis(200);
 
 fn summary(counters: &ChannelCounters, figures: &Figures) -> String {
-    let late = match figures.dropped {
-        0 => String::new(),
-        dropped => format!("; {dropped} chunks dropped because the output was too slow"),
-    };
-    format!(
-        "{} chunks, {} skipped; {} datagrams lost on the way, {} recovered, {} repaired; delay p50 {} ms, p99 {} ms{late}",
-        counters.chunks_delivered,
-        counters.chunks_skipped,
-        counters.shards_lost,
-        counters.shards_recovered,
-        counters.shards_repaired,
-        milliseconds(figures.delay_us.value_at_quantile(0.5)),
-        milliseconds(figures.delay_us.value_at_quantile(0.99)),
-    )
+    let ChannelCounters { chunks_delivered, chunks_skipped, .. } = counters;
+    let ChannelCounters { shards_lost, shards_recovered, shards_repaired, .. } = counters;
+    let mut text = format!(
+        "watched: chunks {chunks_delivered}, missed {chunks_skipped}; datagrams lost {shards_lost}: recovered \
+         {shards_recovered}, repaired {shards_repaired}"
+    );
+    if !figures.delay_us.is_empty() {
+        let delay = |quantile| milliseconds(figures.delay_us.value_at_quantile(quantile));
+        text += &format!("; delay p50 {} ms, p99 {} ms", delay(0.5), delay(0.99));
+    }
+    if figures.dropped > 0 {
+        text += &format!("; chunks dropped because the output was too slow: {}", figures.dropped);
+    }
+    text
 }
 
 fn milliseconds(us: u64) -> String {

@@ -127,7 +127,9 @@ impl Node {
             source.next = edge.next();
             source.next_is_join_point();
         }
-        if edge == Sequence(0) { resume } else { resume.max(edge.next()) }
+        // A relay that has nothing is given all there is: a short stream may be over before it answers.
+        let first = if edge == Sequence(0) { window.oldest_join_point() } else { edge.next() };
+        resume.max(first)
     }
 
     pub(super) fn handle_refuse(

@@ -77,6 +77,12 @@ impl Node {
         }
     }
 
+    /// The last `undecided` bytes that were pushed may turn out to be the start of a join point
+    /// ([`Node::mark_join_point`]): they are kept out of chunks a little longer.
+    pub fn hold_back(&mut self, channel: ChannelId, undecided: usize) {
+        self.source_mut(channel).hold_back(undecided);
+    }
+
     /// A viewer may start `back` bytes before the end of what was pushed, if these are not under way already: a new
     /// chunk starts there.
     pub fn mark_join_point(&mut self, now: Time, channel: ChannelId, back: usize) {

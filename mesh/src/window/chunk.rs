@@ -77,6 +77,10 @@ impl Chunk {
         self.body.as_ref().is_some_and(|body| body.data_missing().is_empty())
     }
 
+    pub(crate) fn is_join_point(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.identity.header.join_distance == 0)
+    }
+
     /// What to ask for: data first, and no more than makes the chunk decodable.
     pub(crate) fn wanted(&self) -> ShardSet {
         let Some(body) = &self.body else { return ShardSet::ALL };

@@ -16,7 +16,7 @@ fn the_demo_carries_every_byte_to_every_viewer() {
 #[test]
 fn ctrl_c_ends_the_demo_with_its_result() {
     let (demo, mut output) = Superpeer::start_with_output(&["demo", "--viewers", "2", "--seconds", "600"]);
-    demo.until_said("relay on ");
+    demo.until_said(" on UDP ");
     demo.until_it_listens_for_signals();
     demo.signal("INT");
     let mut printed = String::new();
