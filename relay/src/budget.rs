@@ -1,4 +1,4 @@
-//! What a relay's memory is spent on, beside the receive buffers of each ring (`uring/budget.rs`) and the state of
+//! What a relay's memory is spent on, beside the receive buffers of each plane (`plane/budget.rs`, `uring/budget.rs`) and the state of
 //! channels and sessions (bounded by `mesh::limits`).
 
 /// Slot memory by default: all windows together. A 10 s window of a 4 Mbit/s channel is about 270 chunks in slots of
@@ -12,6 +12,6 @@ pub const SLOT_MEMORY_BYTES_MIN: u64 = (2 * mesh::limits::WINDOW_CHUNKS_MIN * me
 /// The most slot memory: slots have 32-bit numbers, and no machine this runs on has more.
 pub const SLOT_MEMORY_BYTES_MAX: u64 = 1 << 40;
 
-/// Messages handed to the ring at once. Between two batches arrivals are taken in, so this also bounds how long
+/// Messages handed to the plane at once. Between two batches arrivals are taken in, so this also bounds how long
 /// control traffic waits for the fan-out: about 1 ms.
 pub const BATCH_MESSAGES: usize = 256;

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod config;
 mod control;
 mod daemon;
+pub mod plane;
 mod running;
 pub mod uring;
 mod worker;

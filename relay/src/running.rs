@@ -12,7 +12,8 @@ use mesh::{Anchor, Node, NodeConfig, SLOT_BYTES};
 use thiserror::Error;
 
 use crate::config::Config;
-use crate::uring::{OpenError, Plane, SlotMemory, Waker};
+use crate::plane::{OpenError, Waker};
+use crate::uring::{Plane, SlotMemory};
 use crate::worker::{Shared, Snapshot, Worker};
 
 /// Why a relay does not start.

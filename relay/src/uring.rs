@@ -35,9 +35,9 @@
 //! 3. **The ring is quiet before the receive buffers go.** Dropping it cancels every request and waits for that;
 //!    `Plane`'s fields are dropped in the order in which they stand, ring before buffers. *Else:* as in promise 1, and
 //!    the port stays taken after the plane is gone.
-//! 4. **What a send points to stays until the ring has taken it in.** A send never blocks (`MSG_DONTWAIT`) and is never
-//!    punted to another thread (no link, drain or async flag), so the kernel is done with payload and address when
-//!    `io_uring_enter` returns; `transmit` does not return before. *Else:* a subscriber is sent another one's bytes, or
+//! 4. **What a send points to stays until the kernel has taken it in.** A send never blocks (`MSG_DONTWAIT`) and is
+//!    never punted to another thread (no link, drain or async flag), so the kernel is done with payload and address when
+//!    `io_uring_enter` (or `sendmmsg`, `sendmsg`) returns; `transmit` does not return before. *Else:* a subscriber is sent another one's bytes, or
 //!    bytes of no one.
 //! 5. **Slot memory becomes a reference through [`SlotMemory`] only.** A [`SlotRegion`] is good for an address that is
 //!    given to the kernel. *Else:* a shared and an exclusive reference to the same bytes. What is left when the slots
@@ -53,18 +53,13 @@
 mod address;
 mod budget;
 mod buffers;
-mod counters;
-mod error;
 mod memory;
-mod probe;
 mod receive;
 mod ring;
-mod segmentation;
 mod socket;
 #[cfg(test)]
 mod tests;
 mod transmit;
-mod waker;
 
 use std::collections::VecDeque;
 use std::io;
@@ -74,16 +69,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use buffers::{Held, ReceiveBuffers};
-pub use counters::PlaneCounters;
-pub use error::OpenError;
 pub use memory::{SlotMemory, SlotRegion};
-pub use probe::Probe;
+use mesh::Outbox;
 use receive::MessageShape;
 use ring::{Completion, Ring};
-use segmentation::Segmentation;
-use socket::Socket;
-use transmit::Sending;
-pub use waker::Waker;
+use transmit::Batch;
+
+pub(crate) use socket::Socket;
+use transmit::Common;
+
+use crate::plane::{OpenError, PlaneCounters, Probe, Waker};
 
 /// A UDP socket driven through io_uring. Stays on the thread that opened it (promise 7):
 ///
@@ -96,22 +91,15 @@ pub struct Plane {
     ring: Ring,
     buffers: ReceiveBuffers,
     shape: Box<MessageShape>,
-    socket: Socket,
+    common: Common,
     waker: Waker,
-    region: SlotRegion,
 
     /// Received, not handed over yet.
     arrived: VecDeque<Held>,
-    /// The sends under way; empty between calls.
-    window: Vec<Sending>,
-    segmentation: Segmentation,
-    refused: Vec<SocketAddr>,
-
     receiving: bool,
     listening_for_wakes: bool,
     woken: bool,
     receive_error: Option<io::Error>,
-    counters: PlaneCounters,
     probe: Probe,
     stays_on_its_thread: PhantomData<*const ()>,
 }
@@ -123,29 +111,30 @@ impl Plane {
     /// # Errors
     /// What the kernel does not offer or allow; the message says what to do about it.
     pub fn open(listen: SocketAddr, region: SlotRegion) -> Result<Plane, OpenError> {
-        let socket = Socket::open(listen)?;
+        let common = Common::open(listen, region)?;
         let ring = Ring::open()?;
-        ring.register_socket(socket.as_fd())?;
+        ring.register_socket(common.socket.as_fd())?;
         let mut buffers = ReceiveBuffers::map()?;
         buffers.register(&ring)?;
         let waker = Waker::new()?;
-        let probe = Probe::new(&socket);
+        let room = format!(
+            "{} submissions, {} completions, {} receive buffers",
+            budget::SUBMISSION_ENTRIES,
+            budget::COMPLETION_ENTRIES,
+            budget::RECEIVE_BUFFERS
+        );
+        let probe = Probe::new("io_uring", room, &common.socket);
         let mut plane = Plane {
             ring,
             buffers,
             shape: Box::new(MessageShape::new()),
-            socket,
+            common,
             waker,
-            region,
             arrived: VecDeque::with_capacity(usize::from(budget::RECEIVE_BUFFERS)),
-            window: Vec::with_capacity(budget::SEND_WINDOW),
-            segmentation: Segmentation::default(),
-            refused: Vec::with_capacity(budget::REFUSED_MAX),
             receiving: false,
             listening_for_wakes: false,
             woken: false,
             receive_error: None,
-            counters: PlaneCounters::default(),
             probe,
             stays_on_its_thread: PhantomData,
         };
@@ -160,7 +149,7 @@ impl Plane {
 
     /// Where the socket is bound: with the port that the kernel chose, if it was asked to.
     pub fn local_addr(&self) -> SocketAddr {
-        self.socket.local_addr()
+        self.common.socket.local_addr()
     }
 
     /// A handle that makes [`Plane::wait`] return.
@@ -170,7 +159,7 @@ impl Plane {
 
     /// What was counted since the plane was opened.
     pub fn counters(&self) -> &PlaneCounters {
-        &self.counters
+        &self.common.counters
     }
 
     /// What the kernel gave; its `Display` is a line for the log.
@@ -181,7 +170,31 @@ impl Plane {
     /// Takes the destinations which the kernel would not send to since the last call, each once; of more than 256,
     /// the first.
     pub fn refused(&mut self) -> impl Iterator<Item = SocketAddr> {
-        self.refused.drain(..)
+        self.common.refused()
+    }
+
+    /// Sends the whole batch. When it returns, the kernel has copied or refused every message: the slot memory may
+    /// change. Waits at most 50 ms, all in all, for a socket that is full, and then drops what it does not take.
+    ///
+    /// Panics when a train is not within the slot memory that the plane was opened with.
+    pub fn transmit(&mut self, outbox: &Outbox) {
+        let mut batch = Batch::default();
+        while self.common.next_window(outbox, &mut batch) {
+            self.send_window();
+            self.common.settle_window(outbox, &mut batch);
+        }
+    }
+
+    /// Has the kernel send the window, and writes the failures into it. Sends neither block nor report success, so the
+    /// kernel is done with the window when `enter` returns, and what is in the completion queue then are the failures.
+    fn send_window(&mut self) {
+        for (position, sending) in self.common.window.iter().enumerate() {
+            // SAFETY: promise 4: `enter` follows, before which neither the window nor what it points to (slot memory,
+            // or the outbox that the caller of `transmit` lends) changes.
+            unsafe { self.ring.push_send(sending, position) };
+        }
+        self.ring.enter();
+        self.sort_completions();
     }
 
     /// Sleeps until something arrived, the waker was used, or `timeout` passed (`None`: no limit). A wake since the
@@ -205,7 +218,7 @@ impl Plane {
     fn collect(&mut self) {
         self.sort_completions();
         if self.ring.overflowed() {
-            self.counters.cq_overflow += 1;
+            self.common.counters.cq_overflow += 1;
         } else if !self.ring.has_work() {
             return;
         }
@@ -222,7 +235,7 @@ impl Plane {
                     self.woken = true;
                     self.listening_for_wakes &= !last;
                 }
-                Completion::SendFailed { position, errno } => self.window[position].errno = errno,
+                Completion::SendFailed { position, errno } => self.common.window[position].errno = errno,
             }
         }
     }

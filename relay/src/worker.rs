@@ -9,7 +9,8 @@ use mesh::{Anchor, ChannelSummary, Counters, Node, Outbox, Progress, Time};
 use tracing::warn;
 
 use crate::budget::BATCH_MESSAGES;
-use crate::uring::{Plane, PlaneCounters};
+use crate::plane::PlaneCounters;
+use crate::uring::Plane;
 
 /// How often a worker says what it has counted.
 pub(crate) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);

@@ -77,7 +77,8 @@ pub(super) fn source(name: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-fn canonical(address: SocketAddrV6) -> SocketAddr {
+/// IPv4 as such, where an IPv6 socket has it under `::ffff:0:0/96`.
+pub(crate) fn canonical(address: SocketAddrV6) -> SocketAddr {
     match address.ip().to_ipv4_mapped() {
         Some(ip) => SocketAddrV4::new(ip, address.port()).into(),
         None => address.into(),

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
-use super::budget::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS};
-use super::error::OpenError;
+use super::budget::RECEIVE_BUFFERS;
 use super::memory::Mapping;
 use super::ring::Ring;
+use crate::plane::OpenError;
+use crate::plane::budget::RECEIVE_BUFFER_BYTES;
 
 /// The only buffer group of the ring.
 pub(super) const BUFFER_GROUP: u16 = 0;

@@ -7,9 +7,9 @@ use io_uring::types::RecvMsgOut;
 
 use super::Plane;
 use super::address::{self, NAME_BYTES};
-use super::budget::{MESSAGES_PER_PASS, RECEIVE_BUFFER_BYTES};
 use super::buffers::Held;
-use super::counters::PlaneCounters;
+use crate::plane::PlaneCounters;
+use crate::plane::budget::{MESSAGES_PER_PASS, RECEIVE_BUFFER_BYTES};
 
 /// Room for the one control message that was asked for: `UDP_GRO`, an `int`.
 // SAFETY: promise 6: `CMSG_SPACE` only computes.
@@ -21,7 +21,10 @@ const CONTROL_VALUE_AT: usize = unsafe { libc::CMSG_LEN(0) } as usize;
 
 /// What stands before the datagrams in a buffer: `struct io_uring_recvmsg_out`, source, control messages.
 const HEADER_BYTES: usize = 16 + NAME_BYTES + CONTROL_BYTES;
-const _: () = assert!(HEADER_BYTES + 53 * codec::DATAGRAM_BYTES <= RECEIVE_BUFFER_BYTES);
+
+/// The longest message that is handed over.
+pub(crate) const MESSAGE_BYTES_MAX: usize = RECEIVE_BUFFER_BYTES - HEADER_BYTES;
+const _: () = assert!(53 * codec::DATAGRAM_BYTES <= MESSAGE_BYTES_MAX);
 
 /// Tells the kernel, and whoever reads a buffer, how much room is left for source and control messages.
 pub(super) struct MessageShape(libc::msghdr);
@@ -51,7 +54,8 @@ impl Plane {
         let mut datagrams = 0;
         for _ in 0..MESSAGES_PER_PASS {
             let Some(held) = self.arrived.pop_front() else { break };
-            datagrams += hand_over(self.buffers.bytes(&held), &self.shape, &mut self.counters, &mut handle);
+            datagrams +=
+                hand_over(self.buffers.bytes(&held), &self.shape, &mut self.common.counters, &mut handle);
             self.buffers.give_back(held);
         }
         self.arm();
@@ -63,13 +67,15 @@ impl Plane {
         self.arrived.extend(held);
         if last {
             self.receiving = false;
-            self.counters.rearmed += 1;
+            self.common.counters.rearmed += 1;
         }
         match error {
             None => {}
-            Some(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.counters.no_buffers += 1,
+            Some(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.common.counters.no_buffers += 1
+            }
             Some(error) => {
-                self.counters.receive_errors += 1;
+                self.common.counters.receive_errors += 1;
                 self.receive_error = Some(error);
             }
         }
@@ -93,12 +99,24 @@ fn hand_over(
         return 0;
     };
     let payload = message.payload_data();
+    split(source, payload, segment_bytes(message.control_data()), counters, handle)
+}
+
+/// Hands over the datagrams that a message consists of, each of `segment_bytes` but the last, and books them; `None`
+/// when it is one.
+pub(crate) fn split(
+    source: SocketAddr,
+    payload: &[u8],
+    segment_bytes: Option<usize>,
+    counters: &mut PlaneCounters,
+    handle: &mut impl FnMut(SocketAddr, &[u8]),
+) -> usize {
     let mut datagrams = 0;
     let mut count_and_handle = |datagram: &[u8]| {
         datagrams += 1;
         handle(source, datagram);
     };
-    match segment_bytes(message.control_data()) {
+    match segment_bytes {
         Some(segment_bytes) => payload.chunks(segment_bytes).for_each(&mut count_and_handle),
         None => count_and_handle(payload),
     }

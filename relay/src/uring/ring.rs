@@ -10,9 +10,9 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::budget::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
 use super::buffers::{BUFFER_GROUP, Held};
-use super::error::OpenError;
 use super::receive::MessageShape;
 use super::transmit::Sending;
+use crate::plane::OpenError;
 
 /// The socket's place among the registered files.
 const SOCKET: Fixed = Fixed(0);

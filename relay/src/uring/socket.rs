@@ -8,17 +8,17 @@ use codec::DATAGRAM_BYTES;
 use socket2::{Domain, Protocol, Type};
 
 use super::address::Name;
-use super::budget::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
-use super::error::OpenError;
+use crate::plane::OpenError;
+use crate::plane::budget::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
 
 /// A bound UDP socket that segments what it sends and joins what it receives.
-pub(super) struct Socket {
+pub(crate) struct Socket {
     inner: socket2::Socket,
     local: SocketAddr,
 }
 
 impl Socket {
-    pub(super) fn open(listen: SocketAddr) -> Result<Socket, OpenError> {
+    pub(crate) fn open(listen: SocketAddr) -> Result<Socket, OpenError> {
         let domain = Domain::for_address(listen);
         let inner = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))
             .map_err(|source| OpenError::Socket { listen, source })?;
@@ -38,7 +38,7 @@ impl Socket {
         Ok(Socket { inner, local })
     }
 
-    pub(super) fn local_addr(&self) -> SocketAddr {
+    pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
@@ -48,7 +48,7 @@ impl Socket {
     }
 
     /// Bytes that may wait to be received, and to be sent, as the kernel counts them: with its own overhead.
-    pub(super) fn buffer_bytes(&self) -> (usize, usize) {
+    pub(crate) fn buffer_bytes(&self) -> (usize, usize) {
         (self.inner.recv_buffer_size().unwrap_or(0), self.inner.send_buffer_size().unwrap_or(0))
     }
 }
@@ -71,7 +71,7 @@ fn set_buffer_sizes(socket: &socket2::Socket) {
 }
 
 /// Sets an option whose value is an `int`.
-pub(super) fn set_option(socket: &impl AsFd, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+pub(crate) fn set_option(socket: &impl AsFd, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
     let descriptor = socket.as_fd().as_raw_fd();
     let length = size_of_val(&value) as libc::socklen_t;
     // SAFETY: promise 6: `value` lives until the end of this function and is `length` bytes long.

@@ -327,7 +327,7 @@ fn where_segmentation_is_refused_shards_go_singly_and_trains_come_back() {
     let batch = train(socket.local_addr().unwrap(), 0, 0, 8);
     fill_slot(&mut slots, 0, 4);
     // The kernel refuses to segment for a socket that leaves checksums out (net/ipv4/udp.c, udp_send_skb).
-    socket::set_option(&plane.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+    socket::set_option(&plane.common.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
     for refusals in [1, 2, 2, 2] {
         plane.transmit(&batch);
         assert_train_arrives(&socket, &slots, 0, 0, 8);
@@ -336,7 +336,7 @@ fn where_segmentation_is_refused_shards_go_singly_and_trains_come_back() {
     assert_eq!((plane.counters().trains_sent, plane.counters().datagrams_sent), (0, 32));
     assert_eq!((plane.counters().send_errors, plane.refused().count()), (0, 0));
 
-    socket::set_option(&plane.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 0).unwrap();
+    socket::set_option(&plane.common.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 0).unwrap();
     let mut batches = 0;
     while plane.counters().trains_sent == 0 {
         plane.transmit(&batch);

@@ -1,8 +1,8 @@
-//! The way out: one send per message, many sends per system call.
+//! The way out of both planes: one send per message, many sends per system call. Which call, is the plane's affair:
+//! it has every message of the window sent and writes the failures into it.
 //!
-//! Sends neither block nor report success, so the kernel is done with a window when `io_uring_enter` returns, and what
-//! is in the completion queue then are the failures (promise 4). They are of three kinds: the socket is full (wait a
-//! little, send again), the route does not segment (send datagram by datagram), or there is no way to the destination.
+//! Failures are of three kinds: the socket is full (wait a little, send again), the route does not segment (send
+//! datagram by datagram), or there is no way to the destination.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +11,25 @@ use std::time::{Duration, Instant};
 
 use codec::DATAGRAM_BYTES;
 use mesh::{Outbox, Payload, Transmit};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Plane;
 use super::address::Name;
-use super::budget::{PATIENCE_MS, REFUSED_MAX, SEND_WINDOW};
+use super::memory::SlotRegion;
+use super::socket::Socket;
+use crate::plane::budget::{PATIENCE_MS, REFUSED_MAX, SEND_WINDOW};
+use crate::plane::segmentation::Segmentation;
+use crate::plane::{OpenError, PlaneCounters};
+
+/// What both planes consist of, beside their ways in.
+pub(crate) struct Common {
+    pub(crate) socket: Socket,
+    pub(crate) counters: PlaneCounters,
+    region: SlotRegion,
+    /// The sends under way; empty between calls of `transmit`.
+    pub(super) window: Vec<Sending>,
+    segmentation: Segmentation,
+    refused: Vec<SocketAddr>,
+}
 
 /// A message that is being sent.
 pub(super) struct Sending {
@@ -59,33 +74,55 @@ impl Patience {
     }
 }
 
-impl Plane {
-    /// Sends the whole batch. When it returns, the kernel has copied or refused every message: the slot memory may
-    /// change. Waits at most 50 ms, all in all, for a socket that is full, and then drops what it does not take.
+/// How far an outbox has been sent.
+#[derive(Default)]
+pub(super) struct Batch {
+    /// The first message that was not yet in a window.
+    next: usize,
+    patience: Patience,
+}
+
+impl Common {
+    pub(crate) fn open(listen: SocketAddr, region: SlotRegion) -> Result<Common, OpenError> {
+        Ok(Common {
+            socket: Socket::open(listen)?,
+            counters: PlaneCounters::default(),
+            region,
+            window: Vec::with_capacity(SEND_WINDOW),
+            segmentation: Segmentation::default(),
+            refused: Vec::with_capacity(REFUSED_MAX),
+        })
+    }
+
+    pub(crate) fn refused(&mut self) -> impl Iterator<Item = SocketAddr> {
+        self.refused.drain(..)
+    }
+
+    /// Fills the window with what is to be sent now: what the socket had no room for, once it has, or else the next
+    /// messages. `false` when the batch is done. To be followed by the sending of the window, and `settle_window`.
     ///
-    /// Panics when a train is not within the slot memory that the plane was opened with.
-    pub fn transmit(&mut self, outbox: &Outbox) {
-        let mut patience = Patience::default();
-        for first in (0..outbox.transmits().len()).step_by(SEND_WINDOW) {
-            self.fill_window(outbox, first, &mut patience);
-            self.send_window();
-            self.settle_window(outbox, &mut patience);
-            while !self.window.is_empty() {
-                if !self.await_room(&mut patience) {
-                    self.counters.gave_up += self.window.len() as u64;
-                    self.window.clear();
-                    break;
-                }
-                self.send_window();
-                self.settle_window(outbox, &mut patience);
-            }
+    /// The window holds addresses of slot memory and of the outbox (promise 4): a window that a panic left behind is
+    /// forgotten with the first call for a batch.
+    pub(super) fn next_window(&mut self, outbox: &Outbox, batch: &mut Batch) -> bool {
+        if batch.next == 0 {
+            self.window.clear();
         }
+        if !self.window.is_empty() {
+            if self.await_room(&mut batch.patience) {
+                return true;
+            }
+            self.counters.gave_up += self.window.len() as u64;
+            self.window.clear();
+        }
+        while self.window.is_empty() && batch.next < outbox.transmits().len() {
+            self.fill_window(outbox, batch.next, &mut batch.patience);
+            batch.next += SEND_WINDOW;
+        }
+        !self.window.is_empty()
     }
 
     /// Puts the messages from `first` on into the window, but those which need no attempt as they are.
     fn fill_window(&mut self, outbox: &Outbox, first: usize, patience: &mut Patience) {
-        // A panic may have left something of another batch.
-        self.window.clear();
         let messages = outbox.transmits().iter().enumerate().skip(first).take(SEND_WINDOW);
         for (message, transmit) in messages {
             let Some(name) = self.socket.name(transmit.to) else {
@@ -115,19 +152,8 @@ impl Plane {
         }
     }
 
-    /// Has the kernel send the window, and writes the failures into it.
-    fn send_window(&mut self) {
-        for (position, sending) in self.window.iter().enumerate() {
-            // SAFETY: promise 4: `enter` follows, before which neither the window nor what it points to (slot memory,
-            // or the outbox that the caller lends) changes.
-            unsafe { self.ring.push_send(sending, position) };
-        }
-        self.ring.enter();
-        self.sort_completions();
-    }
-
     /// Books the window; leaves in it what the socket had no room for.
-    fn settle_window(&mut self, outbox: &Outbox, patience: &mut Patience) {
+    pub(super) fn settle_window(&mut self, outbox: &Outbox, batch: &mut Batch) {
         let mut window = std::mem::take(&mut self.window);
         window.retain_mut(|sending| {
             let transmit = &outbox.transmits()[sending.message];
@@ -139,7 +165,9 @@ impl Plane {
                     self.note_sent(transmit, sending.bytes);
                 }
                 libc::EAGAIN | libc::ENOBUFS => return true,
-                libc::EIO | libc::EINVAL | libc::EMSGSIZE => self.send_refused(transmit, sending, patience),
+                libc::EIO | libc::EINVAL | libc::EMSGSIZE => {
+                    self.send_refused(transmit, sending, &mut batch.patience);
+                }
                 _ => self.note_refused(transmit.to),
             }
             false
@@ -155,7 +183,7 @@ impl Plane {
         }
     }
 
-    /// Sends a message datagram by datagram, around the ring: this is for the few destinations that cannot be sent
+    /// Sends a message datagram by datagram, one system call each: this is for the few destinations that cannot be sent
     /// trains, and a system call is a small part of what a datagram costs.
     fn send_singly(&mut self, transmit: &Transmit, sending: &Sending, patience: &mut Patience) -> Singly {
         let whole = sending.bytes as usize;
@@ -215,11 +243,10 @@ impl Plane {
     fn await_room(&mut self, patience: &mut Patience) -> bool {
         let Some(left) = patience.left() else { return false };
         self.counters.blocked += 1;
-        let mut entry =
-            libc::pollfd { fd: self.socket.as_fd().as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        let timeout = Timespec::try_from(left).expect("50 ms are no overflow");
         let asked = Instant::now();
-        // SAFETY: promise 6: one entry, as said, which lives until the end of this function.
-        unsafe { libc::poll(&raw mut entry, 1, left.as_millis().max(1) as libc::c_int) };
+        // Whatever the answer, the next attempt to send finds out; and the patience ends.
+        let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&timeout));
         // An answer at once means that not the socket was full but the kernel's memory, or the card's queue; when that
         // is over cannot be asked.
         let at_once = Duration::from_micros(100);

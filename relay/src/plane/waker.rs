@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::error::OpenError;
 
-/// Makes [`super::Plane::wait`] return, from any thread. Clones wake the same plane; using one whose plane is gone does
+/// Makes [`crate::uring::Plane::wait`] return, from any thread. Clones wake the same plane; using one whose plane is gone does
 /// nothing.
 #[derive(Clone, Debug)]
 pub struct Waker {
@@ -15,15 +17,10 @@ pub struct Waker {
 }
 
 impl Waker {
-    pub(super) fn new() -> Result<Waker, OpenError> {
-        // SAFETY: promise 6: passes no address.
-        let descriptor = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        if descriptor < 0 {
-            return Err(OpenError::Event { source: std::io::Error::last_os_error() });
-        }
-        // SAFETY: promise 6: a descriptor that was just made, and that nobody else has or will close.
-        let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        Ok(Waker { event: Arc::new(File::from(owned)) })
+    pub(crate) fn new() -> Result<Waker, OpenError> {
+        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+            .map_err(|source| OpenError::Event { source: source.into() })?;
+        Ok(Waker { event: Arc::new(File::from(event)) })
     }
 
     /// Makes the current or the next `wait` return.
@@ -35,7 +32,7 @@ impl Waker {
     }
 
     /// Takes back all wakes so far.
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         let mut count = [0; 8];
         if let Err(error) = (&*self.event).read(&mut count) {
             // The wake was taken back with an earlier one.

@@ -12,12 +12,12 @@ pub struct PlaneCounters {
     pub bytes_received: u64,
     /// Messages dropped because they, or what the kernel says about them, did not fit a receive buffer.
     pub truncated: u64,
-    /// Times that receiving was started again after the kernel had ended it, whatever for.
+    /// Times that receiving was started again after the kernel had ended it, whatever for; io_uring only.
     pub rearmed: u64,
-    /// Times that receiving ended because every buffer was full (`ENOBUFS`); nothing is lost before the socket's own
-    /// buffer is full too.
+    /// Times that receiving ended because every buffer was full (`ENOBUFS`), io_uring only; nothing is lost before the
+    /// socket's own buffer is full too.
     pub no_buffers: u64,
-    /// Times that receiving ended with another error.
+    /// Times that receiving failed with another error.
     pub receive_errors: u64,
 
     /// Trains sent whole, those of one shard included.
@@ -28,7 +28,7 @@ pub struct PlaneCounters {
     pub datagrams_sent: u64,
     /// Payload bytes sent.
     pub bytes_sent: u64,
-    /// Messages that the kernel would not send, for good; see [`super::Plane::refused`].
+    /// Messages that the kernel would not send, for good; see [`crate::uring::Plane::refused`].
     pub send_errors: u64,
     /// Times that a batch waited because the socket took no more (`EAGAIN`, `ENOBUFS`).
     pub blocked: u64,
@@ -37,6 +37,6 @@ pub struct PlaneCounters {
     /// Messages that could be sent without segmentation only.
     pub gso_refused: u64,
 
-    /// Times that the completion queue was found overflowed. It is sized so that this stays 0; nothing is lost by it.
+    /// Times that the completion queue was found overflowed; io_uring only. It is sized so that this stays 0; nothing is lost by it.
     pub cq_overflow: u64,
 }

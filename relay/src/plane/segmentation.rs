@@ -17,7 +17,7 @@ const RETRY_EVERY: u32 = 64;
 
 /// The destinations that refused lately.
 #[derive(Debug, Default)]
-pub(super) struct Segmentation {
+pub(crate) struct Segmentation {
     refusals: HashMap<SocketAddr, Refusal>,
 }
 
@@ -29,7 +29,7 @@ struct Refusal {
 
 impl Segmentation {
     /// Whether the next message to `to` may go by the socket's segment size. `is_train`: it has several datagrams.
-    pub(super) fn may_try(&mut self, to: SocketAddr, is_train: bool) -> bool {
+    pub(crate) fn may_try(&mut self, to: SocketAddr, is_train: bool) -> bool {
         // Nearly always there is none, and this is asked for every message.
         if self.refusals.is_empty() {
             return true;
@@ -47,14 +47,14 @@ impl Segmentation {
     }
 
     /// A train to `to` went out whole.
-    pub(super) fn accepted(&mut self, to: SocketAddr) {
+    pub(crate) fn accepted(&mut self, to: SocketAddr) {
         if !self.refusals.is_empty() {
             self.refusals.remove(&to);
         }
     }
 
     /// A message to `to` went out only after segmentation had been refused.
-    pub(super) fn refused(&mut self, to: SocketAddr) {
+    pub(crate) fn refused(&mut self, to: SocketAddr) {
         if self.refusals.len() == NO_TRAINS_MAX && !self.refusals.contains_key(&to) {
             // Those that still matter are learned again at the price of two refused trains each.
             self.refusals.clear();

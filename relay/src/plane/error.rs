@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
-/// Why [`super::Plane::open`] failed, and what to do about it.
+/// Why [`crate::uring::Plane::open`] failed, and what to do about it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -133,7 +133,7 @@ pub enum OpenError {
 
 impl OpenError {
     /// Tells the reasons for which `bind` fails apart.
-    pub(super) fn of_bind(listen: SocketAddr, source: io::Error) -> OpenError {
+    pub(crate) fn of_bind(listen: SocketAddr, source: io::Error) -> OpenError {
         match source.kind() {
             io::ErrorKind::AddrInUse => OpenError::AddressInUse { listen },
             _ => OpenError::Bind { listen, source },
@@ -141,7 +141,7 @@ impl OpenError {
     }
 
     /// Tells the reasons for which `io_uring_setup` fails apart.
-    pub(super) fn of_ring(source: io::Error) -> OpenError {
+    pub(crate) fn of_ring(source: io::Error) -> OpenError {
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => match io_uring_disabled() {
                 Some(setting) if setting > 0 => OpenError::SwitchedOff { setting },
@@ -160,7 +160,7 @@ fn io_uring_disabled() -> Option<u8> {
 }
 
 /// The release of the running kernel.
-pub(super) fn kernel_release() -> String {
+pub(crate) fn kernel_release() -> String {
     match std::fs::read_to_string("/proc/sys/kernel/osrelease") {
         Ok(release) => release.trim().to_owned(),
         Err(_) => "of unknown release".to_owned(),

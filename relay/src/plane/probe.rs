@@ -3,15 +3,17 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::budget::{
-    COMPLETION_ENTRIES, RECEIVE_BUFFERS, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES, SUBMISSION_ENTRIES,
-};
+use super::budget::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
 use super::error::kernel_release;
-use super::socket::Socket;
+use crate::uring::Socket;
 
 /// What the kernel gave a plane; its `Display` is a line for the log, with the remedy for what is missing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Probe {
+    /// The system calls that move datagrams: `io_uring`, or `recvmmsg and sendmmsg`.
+    pub calls: &'static str,
+    /// What those calls were given to work with.
+    pub room: String,
     /// Where the socket is bound.
     pub listen: SocketAddr,
     /// The release of the kernel.
@@ -23,20 +25,19 @@ pub struct Probe {
 }
 
 impl Probe {
-    pub(super) fn new(socket: &Socket) -> Probe {
+    pub(crate) fn new(calls: &'static str, room: String, socket: &Socket) -> Probe {
         let (receive_buffer_bytes, send_buffer_bytes) = socket.buffer_bytes();
         let listen = socket.local_addr();
-        Probe { listen, kernel: kernel_release(), receive_buffer_bytes, send_buffer_bytes }
+        Probe { calls, room, listen, kernel: kernel_release(), receive_buffer_bytes, send_buffer_bytes }
     }
 }
 
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Probe { listen, kernel, receive_buffer_bytes, send_buffer_bytes } = self;
+        let Probe { calls, room, listen, kernel, receive_buffer_bytes, send_buffer_bytes } = self;
         write!(
             f,
-            "io_uring on UDP {listen}, kernel {kernel}: {SUBMISSION_ENTRIES} submissions, {COMPLETION_ENTRIES} \
-             completions, {RECEIVE_BUFFERS} receive buffers; socket buffers {receive_buffer_bytes} bytes in, \
+            "{calls} on UDP {listen}, kernel {kernel}: {room}; socket buffers {receive_buffer_bytes} bytes in, \
              {send_buffer_bytes} bytes out"
         )?;
         // The kernel doubles what it is asked for, to allow for its overhead (socket(7), SO_RCVBUF).
@@ -63,6 +64,8 @@ mod tests {
     #[test]
     fn the_log_line_names_the_remedy_for_small_buffers_only() {
         let probe = Probe {
+            calls: "io_uring",
+            room: "512 receive buffers".to_owned(),
             listen: "[::]:7000".parse().unwrap(),
             kernel: "6.1.0".to_owned(),
             receive_buffer_bytes: 425_984,
