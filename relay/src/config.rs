@@ -11,6 +11,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::budget::{SLOT_MEMORY_BYTES, SLOT_MEMORY_BYTES_MAX, SLOT_MEMORY_BYTES_MIN};
+use crate::plane::Io;
 
 /// The commented default, which `--print-config` prints.
 pub const DEFAULT_CONFIG: &str = include_str!("../../systemd/superpeer.toml");
@@ -24,6 +25,8 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// What moves the datagrams.
+    pub io: Io,
     /// Whether any channel is carried, not only the listed ones.
     pub open: bool,
     /// Links or keys of the channels that are carried.
@@ -72,6 +75,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: "[::]:7450".parse().expect("an address"),
+            io: Io::default(),
             open: false,
             channels: Vec::new(),
             limits: LimitsConfig::default(),
@@ -225,6 +229,8 @@ mod tests {
         assert!(unknown.contains("`subscribers`"), "names the keys there are: {unknown}");
         let value = error("listen = \"somewhere\"");
         assert!(value.contains("line 1"), "{value}");
+        let io = error("io = \"dpdk\"");
+        assert!(io.contains("line 1") && io.contains("`mmsg`"), "{io}");
         let channel = error("channels = [\"magnet:?dn=x\"]");
         assert!(channel.contains("no channel key"), "{channel}");
         let range = error("[limits]\nwindow_seconds = 0");

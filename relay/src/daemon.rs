@@ -12,6 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::control::supervise;
+use crate::plane::Io;
 use crate::running::Relay;
 
 /// The superpeer relay: takes live channels in over UDP, verifies them and fans them out through io_uring
@@ -35,6 +36,9 @@ struct Args {
     /// Where to listen (UDP); wins over the configuration
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    /// What moves datagrams: io_uring, or the plain recvmmsg and sendmmsg; auto is io_uring where that is to be had
+    #[arg(long, value_name = "auto|uring|mmsg", hide_possible_values = true)]
+    io: Option<Io>,
     /// Carry any channel, not only the configured ones
     #[arg(long)]
     open: bool,
@@ -42,7 +46,7 @@ struct Args {
     #[arg(long, requires = "config")]
     check_config: bool,
     /// Print the commented default configuration, and do nothing else
-    #[arg(long, conflicts_with_all = ["config", "listen", "open", "check_config"])]
+    #[arg(long, conflicts_with_all = ["config", "listen", "io", "open", "check_config"])]
     print_config: bool,
 }
 
@@ -75,6 +79,7 @@ pub fn run() -> ExitCode {
 fn load(args: &Args) -> Result<Config, ConfigError> {
     let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
     config.listen = args.listen.unwrap_or(config.listen);
+    config.io = args.io.unwrap_or(config.io);
     config.open |= args.open;
     Ok(config)
 }
@@ -92,12 +97,19 @@ fn serve(config: &Config) -> ExitCode {
             "no channel is listed and the relay is not open: it will refuse everybody (see --help)"
         );
     }
-    // The relay first: where io_uring is forbidden, its error says so and what to do.
+    // The relay first: it finds out whether there is io_uring, and if it is a must, says what to do.
     let relay = match Relay::start(config) {
         Ok(relay) => relay,
         Err(error) => return complain(&error),
     };
-    match tokio_uring::start(supervise(relay)) {
+    // Without io_uring, tokio-uring would panic.
+    let ended = if relay.uses_io_uring() {
+        tokio_uring::start(supervise(relay))
+    } else {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.and_then(|runtime| runtime.block_on(supervise(relay)))
+    };
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -12,14 +12,14 @@ use mesh::{Anchor, Node, NodeConfig, SLOT_BYTES};
 use thiserror::Error;
 
 use crate::config::Config;
-use crate::plane::{OpenError, Waker};
-use crate::uring::{Plane, SlotMemory};
+use crate::plane::{Io, OpenError, Plane, Waker};
+use crate::uring::SlotMemory;
 use crate::worker::{Shared, Snapshot, Worker};
 
 /// Why a relay does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The socket or the ring.
+    /// The socket, or what moves its datagrams.
     #[error(transparent)]
     Plane(#[from] OpenError),
     /// The slot memory.
@@ -52,6 +52,7 @@ pub enum StartError {
 pub struct Relay {
     listen: SocketAddr,
     probe: String,
+    uses_io_uring: bool,
     waker: Waker,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Snapshot>>,
@@ -68,19 +69,20 @@ impl Relay {
         getrandom::fill(&mut seed).map_err(StartError::Random)?;
         let node_config = NodeConfig { admission: config.admission(), limits: config.limits() };
         let slots = config.memory_bytes() / SLOT_BYTES;
-        let (listen, shared) = (config.listen, Shared::new());
+        let (io, listen, shared) = (config.io, config.listen, Shared::new());
         let for_worker = Arc::clone(&shared);
         let (opened, started) = mpsc::sync_channel(1);
         let body = move || {
-            let made = open(listen, slots).map(|(memory, plane)| {
+            let made = open(io, listen, slots).map(|(memory, plane)| {
                 let node = Node::new(node_config, seed, Box::new(memory));
                 Worker::new(node, plane, Anchor::new(SystemTime::now(), Instant::now()), for_worker)
             });
             match made {
                 Ok(worker) => {
                     let plane = worker.plane();
-                    let told =
-                        opened.send(Ok((plane.local_addr(), plane.probe().to_string(), plane.waker())));
+                    let uses_io_uring = matches!(plane, Plane::Uring(_));
+                    let probe = plane.probe().to_string();
+                    let told = opened.send(Ok((plane.local_addr(), probe, uses_io_uring, plane.waker())));
                     drop(opened);
                     told.map_or_else(|_| Snapshot::default(), |()| worker.run())
                 }
@@ -93,8 +95,8 @@ impl Relay {
         };
         let thread =
             thread::Builder::new().name("superpeer-w0".to_owned()).spawn(body).map_err(StartError::Thread)?;
-        let (listen, probe, waker) = started.recv().expect("the worker says how it went")?;
-        Ok(Relay { listen, probe, waker, shared, thread: Some(thread) })
+        let (listen, probe, uses_io_uring, waker) = started.recv().expect("the worker says how it went")?;
+        Ok(Relay { listen, probe, uses_io_uring, waker, shared, thread: Some(thread) })
     }
 
     /// Where it listens, with the port that the kernel chose if it was asked to.
@@ -105,6 +107,11 @@ impl Relay {
     /// What the kernel gave, in one line.
     pub fn probe(&self) -> &str {
         &self.probe
+    }
+
+    /// Whether it moves its datagrams through io_uring.
+    pub fn uses_io_uring(&self) -> bool {
+        self.uses_io_uring
     }
 
     /// The latest counts, if there are any since the last call; there are once a second.
@@ -136,10 +143,10 @@ impl Drop for Relay {
     }
 }
 
-fn open(listen: SocketAddr, slots: usize) -> Result<(SlotMemory, Plane), StartError> {
+fn open(io: Io, listen: SocketAddr, slots: usize) -> Result<(SlotMemory, Plane), StartError> {
     let bytes = slots * SLOT_BYTES;
     let memory = SlotMemory::map(bytes).map_err(|source| StartError::Memory { bytes, source })?;
-    let plane = Plane::open(listen, memory.region())?;
+    let plane = Plane::open(io, listen, memory.region())?;
     Ok((memory, plane))
 }
 

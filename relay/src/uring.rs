@@ -1,25 +1,8 @@
 //! The io_uring data plane: one UDP socket, one ring, one thread.
 //!
-//! It moves datagrams and knows nothing of what they say. Payloads are not copied in user space: datagrams are handed
-//! over where the kernel put them, trains are sent from the slot memory.
-//!
-//! ```no_run
-//! use mesh::Outbox;
-//! use relay::uring::{Plane, SlotMemory};
-//!
-//! let slots = SlotMemory::map(1024 * mesh::SLOT_BYTES)?;
-//! let mut plane = Plane::open("[::]:7000".parse()?, slots.region())?;
-//! let mut outbox = Outbox::new(4096);
-//! loop {
-//!     plane.receive(|from, datagram| println!("{} bytes from {from}", datagram.len()));
-//!     // ... let the node fill the outbox ...
-//!     plane.transmit(&outbox);
-//!     outbox.clear();
-//!     plane.wait(None)?;
-//! }
-//! # #[expect(unreachable_code, reason = "gives the loop's `?` a type to return")]
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! Payloads are not copied in user space: datagrams are handed over where the kernel put them, trains are sent from the
+//! slot memory. How it is used is written at [`crate::plane`]. Socket, slot memory and the book-keeping of sends serve
+//! the plane without a ring (`mmsg.rs`) as well; they are here because all that is `unsafe` is.
 //!
 //! # Who owns which memory, and for how long
 //!
@@ -56,6 +39,7 @@ mod buffers;
 mod memory;
 mod receive;
 mod ring;
+mod sendmmsg;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -75,12 +59,17 @@ use receive::MessageShape;
 use ring::{Completion, Ring};
 use transmit::Batch;
 
+pub(crate) use address::canonical;
+pub(crate) use receive::{MESSAGE_BYTES_MAX, split};
 pub(crate) use socket::Socket;
-use transmit::Common;
+#[cfg(test)]
+pub(crate) use socket::set_option;
+pub(crate) use transmit::Common;
 
 use crate::plane::{OpenError, PlaneCounters, Probe, Waker};
 
-/// A UDP socket driven through io_uring. Stays on the thread that opened it (promise 7):
+/// A UDP socket driven through io_uring. Its methods do what those of [`crate::plane::Plane`] say; it stays on the
+/// thread that opened it (promise 7):
 ///
 /// ```compile_fail,E0277
 /// fn on_another_thread(plane: impl Send) {}
@@ -105,12 +94,7 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// Binds a socket to `listen` and sets up its ring, on the calling thread, where the plane has to stay. An IPv6
-    /// address takes IPv4 as well. Several planes may listen on one port: the kernel spreads the senders over them.
-    ///
-    /// # Errors
-    /// What the kernel does not offer or allow; the message says what to do about it.
-    pub fn open(listen: SocketAddr, region: SlotRegion) -> Result<Plane, OpenError> {
+    pub(crate) fn open(listen: SocketAddr, region: SlotRegion) -> Result<Plane, OpenError> {
         let common = Common::open(listen, region)?;
         let ring = Ring::open()?;
         ring.register_socket(common.socket.as_fd())?;
@@ -147,37 +131,27 @@ impl Plane {
         }
     }
 
-    /// Where the socket is bound: with the port that the kernel chose, if it was asked to.
-    pub fn local_addr(&self) -> SocketAddr {
+    pub(crate) fn local_addr(&self) -> SocketAddr {
         self.common.socket.local_addr()
     }
 
-    /// A handle that makes [`Plane::wait`] return.
-    pub fn waker(&self) -> Waker {
+    pub(crate) fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// What was counted since the plane was opened.
-    pub fn counters(&self) -> &PlaneCounters {
+    pub(crate) fn counters(&self) -> &PlaneCounters {
         &self.common.counters
     }
 
-    /// What the kernel gave; its `Display` is a line for the log.
-    pub fn probe(&self) -> &Probe {
+    pub(crate) fn probe(&self) -> &Probe {
         &self.probe
     }
 
-    /// Takes the destinations which the kernel would not send to since the last call, each once; of more than 256,
-    /// the first.
-    pub fn refused(&mut self) -> impl Iterator<Item = SocketAddr> {
+    pub(crate) fn refused(&mut self) -> impl Iterator<Item = SocketAddr> {
         self.common.refused()
     }
 
-    /// Sends the whole batch. When it returns, the kernel has copied or refused every message: the slot memory may
-    /// change. Waits at most 50 ms, all in all, for a socket that is full, and then drops what it does not take.
-    ///
-    /// Panics when a train is not within the slot memory that the plane was opened with.
-    pub fn transmit(&mut self, outbox: &Outbox) {
+    pub(crate) fn transmit(&mut self, outbox: &Outbox) {
         let mut batch = Batch::default();
         while self.common.next_window(outbox, &mut batch) {
             self.send_window();
@@ -197,13 +171,7 @@ impl Plane {
         self.sort_completions();
     }
 
-    /// Sleeps until something arrived, the waker was used, or `timeout` passed (`None`: no limit). A wake since the
-    /// last `wait` counts: it makes this one return at once. May also return for nothing.
-    ///
-    /// # Errors
-    /// The kernel refused to wait, or ended receiving for a reason other than a lack of buffers. Receiving is taken up
-    /// again in either case.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.collect();
         self.arm();
         if !self.woken && self.arrived.is_empty() && self.receive_error.is_none() {
@@ -212,6 +180,11 @@ impl Plane {
         }
         self.woken = false;
         self.receive_error.take().map_or(Ok(()), Err)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.common.socket
     }
 
     /// Sorts what the completion queue holds, without a system call unless the kernel says that it has more to post.

@@ -9,8 +9,7 @@ use mesh::{Anchor, ChannelSummary, Counters, Node, Outbox, Progress, Time};
 use tracing::warn;
 
 use crate::budget::BATCH_MESSAGES;
-use crate::plane::PlaneCounters;
-use crate::uring::Plane;
+use crate::plane::{Plane, PlaneCounters};
 
 /// How often a worker says what it has counted.
 pub(crate) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);

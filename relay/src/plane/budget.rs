@@ -4,7 +4,7 @@
 /// then the largest aggregate of shard datagrams that IP can carry: ⌊65,507 / 1,232⌋ = 53 of them, 65,296 bytes.
 pub(crate) const RECEIVE_BUFFER_BYTES: usize = 65_536;
 
-/// Messages handed over per [`crate::uring::Plane::receive`], so that sending gets its turn: at most 64 × 53 datagrams, some
+/// Messages handed over per [`super::Plane::receive`], so that sending gets its turn: at most 64 × 53 datagrams, some
 /// 5 ms of checking them.
 pub(crate) const MESSAGES_PER_PASS: usize = 64;
 
@@ -22,7 +22,7 @@ pub(crate) const SOCKET_SEND_BYTES: usize = 4 << 20;
 /// delay everybody else's live edge.
 pub(crate) const PATIENCE_MS: u64 = 50;
 
-/// Destinations remembered until [`crate::uring::Plane::refused`] is called.
+/// Destinations remembered until [`super::Plane::refused`] is called.
 pub(crate) const REFUSED_MAX: usize = 256;
 
 /// Destinations remembered as not taking trains.

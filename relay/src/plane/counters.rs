@@ -28,7 +28,7 @@ pub struct PlaneCounters {
     pub datagrams_sent: u64,
     /// Payload bytes sent.
     pub bytes_sent: u64,
-    /// Messages that the kernel would not send, for good; see [`crate::uring::Plane::refused`].
+    /// Messages that the kernel would not send, for good; see [`super::Plane::refused`].
     pub send_errors: u64,
     /// Times that a batch waited because the socket took no more (`EAGAIN`, `ENOBUFS`).
     pub blocked: u64,

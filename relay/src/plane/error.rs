@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
-/// Why [`crate::uring::Plane::open`] failed, and what to do about it.
+/// Why [`super::Plane::open`] failed, and what to do about it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -132,6 +132,26 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether only io_uring was refused: a plane without it may still open. Not so when the address is at fault.
+    pub fn is_about_io_uring(&self) -> bool {
+        match self {
+            OpenError::SwitchedOff { .. }
+            | OpenError::Forbidden
+            | OpenError::Missing { .. }
+            | OpenError::TooOld { .. }
+            | OpenError::Ring { .. }
+            | OpenError::Buffers { .. }
+            | OpenError::Files { .. }
+            | OpenError::Receive { .. } => true,
+            OpenError::Socket { .. }
+            | OpenError::Option { .. }
+            | OpenError::AddressInUse { .. }
+            | OpenError::Bind { .. }
+            | OpenError::Memory { .. }
+            | OpenError::Event { .. } => false,
+        }
+    }
+
     /// Tells the reasons for which `bind` fails apart.
     pub(crate) fn of_bind(listen: SocketAddr, source: io::Error) -> OpenError {
         match source.kind() {

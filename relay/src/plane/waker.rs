@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::error::OpenError;
 
-/// Makes [`crate::uring::Plane::wait`] return, from any thread. Clones wake the same plane; using one whose plane is gone does
+/// Makes [`super::Plane::wait`] return, from any thread. Clones wake the same plane; using one whose plane is gone does
 /// nothing.
 #[derive(Clone, Debug)]
 pub struct Waker {

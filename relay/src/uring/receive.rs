@@ -44,10 +44,7 @@ impl MessageShape {
 }
 
 impl Plane {
-    /// Hands over what has arrived, each datagram by itself, with its source (IPv4 as such even on an IPv6 socket), in
-    /// the order of arrival. Returns how many. At most 64 messages per call, so that sending gets its turn: call it
-    /// again until it returns 0, or wait, which returns at once as long as there is more.
-    pub fn receive(&mut self, mut handle: impl FnMut(SocketAddr, &[u8])) -> usize {
+    pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, &[u8])) -> usize {
         if self.arrived.is_empty() {
             self.collect();
         }

@@ -1,0 +1,402 @@
+//! Each plane against plain sockets, on loopback.
+
+use std::net::UdpSocket;
+use std::time::Instant;
+
+use codec::wire::control::{Challenge, Control, Hello, Role};
+use codec::{ChannelKey, DATAGRAM_BYTES, MAX_SHARDS, Sequence};
+use mesh::{Outbox, SLOT_BYTES, SlotIndex};
+
+use super::*;
+use crate::uring::{SlotMemory, set_option};
+
+/// How long something may take that takes no time on an idle machine.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn open(io: Io, listen: &str) -> (Plane, SlotMemory) {
+    let slots = SlotMemory::map(4 * SLOT_BYTES).unwrap();
+    (Plane::open(io, listen.parse().unwrap(), slots.region()).unwrap(), slots)
+}
+
+fn peer(bind: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(bind).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+/// The plane's port at a loopback address.
+fn at(ip: &str, plane: &Plane) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), plane.local_addr().port())
+}
+
+/// Runs the plane until `enough` says so, and returns what arrived.
+fn receive_until(
+    plane: &mut Plane,
+    enough: impl Fn(&[(SocketAddr, Vec<u8>)]) -> bool,
+) -> Vec<(SocketAddr, Vec<u8>)> {
+    let begin = Instant::now();
+    let mut arrived = Vec::new();
+    while !enough(&arrived) {
+        let left = DEADLINE.checked_sub(begin.elapsed()).expect("what was sent arrives within the deadline");
+        plane.receive(|from, datagram| arrived.push((from, datagram.to_vec())));
+        if !enough(&arrived) {
+            plane.wait(Some(left)).unwrap();
+        }
+    }
+    arrived
+}
+
+/// More than either plane has.
+const RECEIVE_BUFFERS: usize = 512;
+
+/// Datagrams that any socket buffer has room for.
+const BURST: u64 = 64;
+
+fn send_numbers(socket: &UdpSocket, to: SocketAddr, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        socket.send_to(&number.to_ne_bytes(), to).unwrap();
+    }
+}
+
+fn numbers_of(arrived: &[(SocketAddr, Vec<u8>)]) -> impl Iterator<Item = u64> {
+    arrived.iter().map(|(_, datagram)| u64::from_ne_bytes(datagram[..].try_into().unwrap()))
+}
+
+/// Shards that differ from each other in every byte that matters.
+fn fill_slot(slots: &mut SlotMemory, slot: usize, seed: u8) {
+    for (shard, datagram) in slots[slot * SLOT_BYTES..][..SLOT_BYTES].chunks_mut(DATAGRAM_BYTES).enumerate() {
+        for (at, byte) in datagram.iter_mut().enumerate() {
+            *byte = (at as u8) ^ (shard as u8).wrapping_mul(37) ^ seed;
+        }
+    }
+}
+
+fn train(to: SocketAddr, slot: u32, first: usize, count: usize) -> Outbox {
+    let mut outbox = Outbox::new(1);
+    outbox.push_train(to, SlotIndex(slot), first, count);
+    outbox
+}
+
+fn assert_train_arrives(socket: &UdpSocket, slots: &[u8], slot: usize, first: usize, count: usize) {
+    let mut buffer = [0; 2048];
+    for shard in first..first + count {
+        let (bytes, _) = socket.recv_from(&mut buffer).unwrap();
+        let expected = &slots[slot * SLOT_BYTES + shard * DATAGRAM_BYTES..][..DATAGRAM_BYTES];
+        assert!(buffer[..bytes] == *expected, "shard {shard} of a train of {count}");
+    }
+}
+
+/// Makes two tests of each function.
+macro_rules! on_both_planes {
+    ($($test:ident),+ $(,)?) => {
+        mod on_io_uring {
+            $(#[test] fn $test() { super::$test(super::Io::Uring) })+
+        }
+        mod on_mmsg {
+            $(#[test] fn $test() { super::$test(super::Io::Mmsg) })+
+        }
+    };
+}
+
+on_both_planes!(
+    one_dual_stack_port_takes_singles_of_both_families_with_their_sources,
+    aggregates_are_handed_over_as_single_datagrams,
+    trains_of_every_length_arrive_as_their_shards_in_order,
+    control_datagrams_arrive_unchanged,
+    a_batch_larger_than_the_ring_is_sent_whole,
+    a_flood_leaves_the_plane_as_it_was,
+    oversized_datagrams_are_dropped_and_counted,
+    a_waiting_plane_is_woken_from_another_thread,
+    a_wake_between_two_waits_is_not_lost,
+    timeouts_are_kept,
+    a_destination_that_cannot_be_sent_to_stops_no_other,
+    where_segmentation_is_refused_shards_go_singly_and_trains_come_back,
+    a_used_port_gives_an_error_that_says_so,
+    a_foreign_address_gives_an_error_that_says_so,
+    planes_share_a_port_and_free_it_when_they_go,
+    a_plane_can_go_with_datagrams_unread_and_undelivered,
+    the_probe_names_calls_address_and_buffers,
+);
+
+fn one_dual_stack_port_takes_singles_of_both_families_with_their_sources(io: Io) {
+    let (mut plane, _slots) = open(io, "[::]:0");
+    let (v4, v6) = (peer("127.0.0.1:0"), peer("[::1]:0"));
+    v4.send_to(b"four", at("127.0.0.1", &plane)).unwrap();
+    v6.send_to(b"six", at("::1", &plane)).unwrap();
+    v4.send_to(b"", at("127.0.0.1", &plane)).unwrap();
+
+    let arrived = receive_until(&mut plane, |arrived| arrived.len() == 3);
+    for (from, datagram) in [(&v4, "four"), (&v6, "six"), (&v4, "")] {
+        assert!(
+            arrived.contains(&(from.local_addr().unwrap(), datagram.into())),
+            "{datagram:?}: {arrived:?}"
+        );
+    }
+    assert_eq!(plane.counters().bytes_received, 7);
+}
+
+fn aggregates_are_handed_over_as_single_datagrams(io: Io) {
+    for (listen, ip) in [("[::]:0", "127.0.0.1"), ("[::]:0", "::1"), ("127.0.0.1:0", "127.0.0.1")] {
+        let (mut plane, _slots) = open(io, listen);
+        let (mut sender, mut slots) = open(io, &SocketAddr::new(ip.parse().unwrap(), 0).to_string());
+        fill_slot(&mut slots, 1, 5);
+        sender.transmit(&train(at(ip, &plane), 1, 0, MAX_SHARDS));
+
+        let arrived = receive_until(&mut plane, |arrived| arrived.len() == MAX_SHARDS);
+        for (shard, (from, datagram)) in arrived.iter().enumerate() {
+            assert_eq!(*from, sender.local_addr());
+            assert!(
+                *datagram == slots[SLOT_BYTES + shard * DATAGRAM_BYTES..][..DATAGRAM_BYTES],
+                "shard {shard}"
+            );
+        }
+        let messages = plane.counters().messages_received;
+        assert!(messages < MAX_SHARDS as u64, "loopback keeps a train together: {messages} messages");
+    }
+}
+
+fn trains_of_every_length_arrive_as_their_shards_in_order(io: Io) {
+    let (mut plane, mut slots) = open(io, "[::]:0");
+    for socket in [peer("127.0.0.1:0"), peer("[::1]:0")] {
+        for count in 1..=MAX_SHARDS {
+            fill_slot(&mut slots, 2, count as u8);
+            let first = MAX_SHARDS - count;
+            plane.transmit(&train(socket.local_addr().unwrap(), 2, first, count));
+            // Nothing of the batch is needed any more.
+            let sent = slots.to_vec();
+            slots.fill(0);
+            assert_train_arrives(&socket, &sent, 2, first, count);
+        }
+    }
+    let counters = plane.counters();
+    assert_eq!(counters.trains_sent, 2 * MAX_SHARDS as u64);
+    assert_eq!(counters.datagrams_sent, (MAX_SHARDS * (MAX_SHARDS + 1)) as u64);
+    assert_eq!(counters.bytes_sent, counters.datagrams_sent * DATAGRAM_BYTES as u64);
+    assert_eq!((counters.send_errors, counters.gso_refused, counters.gave_up), (0, 0, 0));
+}
+
+fn control_datagrams_arrive_unchanged(io: Io) {
+    let (mut plane, _slots) = open(io, "[::]:0");
+    let short = Control::Challenge(Challenge { nonce: 7, cookie: [8; 16] });
+    let long = Control::Hello(Hello {
+        role: Role::Subscribe,
+        key: ChannelKey([1; 32]),
+        nonce: 2,
+        from: Sequence(3),
+        cookie: [4; 16],
+        signature: [5; 64],
+    });
+    assert_eq!((short.encode().len(), long.encode().len()), (32, DATAGRAM_BYTES));
+    for socket in [peer("127.0.0.1:0"), peer("[::1]:0")] {
+        let mut outbox = Outbox::new(2);
+        outbox.push_control(socket.local_addr().unwrap(), &short);
+        outbox.push_control(socket.local_addr().unwrap(), &long);
+        plane.transmit(&outbox);
+        let mut buffer = [0; 2048];
+        for control in [&short, &long] {
+            let (bytes, _) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..bytes], control.encode()[..]);
+        }
+    }
+    assert_eq!((plane.counters().control_sent, plane.counters().datagrams_sent), (4, 4));
+}
+
+fn a_batch_larger_than_the_ring_is_sent_whole(io: Io) {
+    let (mut plane, mut slots) = open(io, "0.0.0.0:0");
+    fill_slot(&mut slots, 0, 1);
+    // Many receivers, so that no receiver's own buffer overflows.
+    let sockets: Vec<UdpSocket> = (0..50).map(|_| peer("127.0.0.1:0")).collect();
+    let mut outbox = Outbox::new(1_500);
+    for shard in 0..30 {
+        for socket in &sockets {
+            outbox.push_train(socket.local_addr().unwrap(), SlotIndex(0), shard, 1);
+        }
+    }
+    plane.transmit(&outbox);
+    for socket in &sockets {
+        assert_train_arrives(socket, &slots, 0, 0, 30);
+    }
+    assert_eq!((plane.counters().trains_sent, plane.counters().cq_overflow), (1_500, 0));
+}
+
+fn a_flood_leaves_the_plane_as_it_was(io: Io) {
+    const DATAGRAMS: u64 = 100_000;
+    let (mut plane, mut slots) = open(io, "[::]:0");
+    fill_slot(&mut slots, 0, 9);
+    let to = at("127.0.0.1", &plane);
+    let flood = std::thread::spawn(move || {
+        let socket = peer("127.0.0.1:0");
+        for number in 0..DATAGRAMS {
+            socket.send_to(&[number as u8; 500], to).unwrap();
+        }
+        socket.send_to(b"end", to).unwrap();
+    });
+    // What the socket's buffer has no room for is lost, however large it may be here.
+    let mut datagrams = 0;
+    while !flood.is_finished() {
+        datagrams += plane.receive(|_, _| {});
+        plane.wait(Some(Duration::from_millis(1))).unwrap();
+    }
+    flood.join().unwrap();
+    while plane.receive(|_, _| datagrams += 1) > 0 {}
+    assert!(datagrams > 2 * RECEIVE_BUFFERS, "every buffer was used again: {datagrams}");
+
+    let socket = peer("127.0.0.1:0");
+    for round in 0..3 * RECEIVE_BUFFERS as u64 / BURST {
+        let numbers = round * BURST..(round + 1) * BURST;
+        send_numbers(&socket, to, numbers.clone());
+        let arrived = receive_until(&mut plane, |arrived| arrived.len() as u64 == BURST);
+        assert!(numbers_of(&arrived).eq(numbers), "in order, nothing lost, nothing twice");
+    }
+    plane.transmit(&train(socket.local_addr().unwrap(), 0, 0, 8));
+    assert_train_arrives(&socket, &slots, 0, 0, 8);
+    let counters = plane.counters();
+    assert_eq!((counters.truncated, counters.receive_errors, counters.cq_overflow), (0, 0, 0));
+}
+
+fn oversized_datagrams_are_dropped_and_counted(io: Io) {
+    let (mut plane, _slots) = open(io, "127.0.0.1:0");
+    let socket = peer("127.0.0.1:0");
+    socket.send_to(&[1; 65_507], plane.local_addr()).unwrap();
+    socket.send_to(b"fits", plane.local_addr()).unwrap();
+    let arrived = receive_until(&mut plane, |arrived| !arrived.is_empty());
+    assert_eq!(arrived[0].1, b"fits");
+    assert_eq!(plane.counters().truncated, 1);
+}
+
+fn a_waiting_plane_is_woken_from_another_thread(io: Io) {
+    let (mut plane, _slots) = open(io, "[::]:0");
+    for _ in 0..100 {
+        let waker = plane.waker();
+        let other = std::thread::spawn(move || waker.wake());
+        let begin = Instant::now();
+        // A spurious return would pass here; `timeouts_are_kept` shows that there are none.
+        plane.wait(Some(DEADLINE)).unwrap();
+        assert!(begin.elapsed() < DEADLINE);
+        other.join().unwrap();
+    }
+}
+
+fn a_wake_between_two_waits_is_not_lost(io: Io) {
+    let (mut plane, _slots) = open(io, "[::]:0");
+    plane.waker().wake();
+    plane.waker().wake();
+    // The wake is noticed here; it still has to end the wait.
+    plane.receive(|_, _| {});
+    plane.transmit(&Outbox::new(1));
+    let begin = Instant::now();
+    plane.wait(Some(DEADLINE)).unwrap();
+    assert!(begin.elapsed() < DEADLINE);
+}
+
+fn timeouts_are_kept(io: Io) {
+    let (mut plane, _slots) = open(io, "[::]:0");
+    plane.waker().wake();
+    plane.wait(Some(DEADLINE)).unwrap();
+    for timeout in [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(30)] {
+        let begin = Instant::now();
+        plane.wait(Some(timeout)).unwrap();
+        assert!(begin.elapsed() >= timeout, "{:?} instead of {timeout:?}", begin.elapsed());
+    }
+}
+
+fn a_destination_that_cannot_be_sent_to_stops_no_other(io: Io) {
+    let socket = peer("127.0.0.1:0");
+    let (mut plane, mut slots) = open(io, "127.0.0.1:0");
+    fill_slot(&mut slots, 0, 3);
+    // Of another family; out of reach from a socket that is bound to loopback; no port.
+    let bad = ["[::1]:9", "192.0.2.1:9", "127.0.0.1:0"].map(|address| address.parse().unwrap());
+    let mut outbox = Outbox::new(8);
+    for &to in &bad {
+        outbox.push_train(to, SlotIndex(0), 0, 4);
+        outbox.push_train(socket.local_addr().unwrap(), SlotIndex(0), 0, 4);
+    }
+    plane.transmit(&outbox);
+    plane.transmit(&outbox);
+    for _ in 0..2 * bad.len() {
+        assert_train_arrives(&socket, &slots, 0, 0, 4);
+    }
+    assert_eq!(plane.counters().send_errors, 2 * bad.len() as u64);
+    assert_eq!(plane.counters().gso_refused, 0, "segmentation is not what was refused");
+    let mut refused: Vec<SocketAddr> = plane.refused().collect();
+    refused.sort();
+    let mut expected = bad.to_vec();
+    expected.sort();
+    assert_eq!(refused, expected);
+    assert_eq!(plane.refused().count(), 0);
+}
+
+fn where_segmentation_is_refused_shards_go_singly_and_trains_come_back(io: Io) {
+    let (mut plane, mut slots) = open(io, "127.0.0.1:0");
+    let socket = peer("127.0.0.1:0");
+    let batch = train(socket.local_addr().unwrap(), 0, 0, 8);
+    fill_slot(&mut slots, 0, 4);
+    // The kernel refuses to segment for a socket that leaves checksums out (net/ipv4/udp.c, udp_send_skb).
+    set_option(plane.socket(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+    for refusals in [1, 2, 2, 2] {
+        plane.transmit(&batch);
+        assert_train_arrives(&socket, &slots, 0, 0, 8);
+        assert_eq!(plane.counters().gso_refused, refusals);
+    }
+    assert_eq!((plane.counters().trains_sent, plane.counters().datagrams_sent), (0, 32));
+    assert_eq!((plane.counters().send_errors, plane.refused().count()), (0, 0));
+
+    set_option(plane.socket(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 0).unwrap();
+    let mut batches = 0;
+    while plane.counters().trains_sent == 0 {
+        plane.transmit(&batch);
+        assert_train_arrives(&socket, &slots, 0, 0, 8);
+        batches += 1;
+        assert!(batches < 100, "trains are tried again");
+    }
+    plane.transmit(&batch);
+    assert_eq!(plane.counters().trains_sent, 2);
+}
+
+fn a_used_port_gives_an_error_that_says_so(io: Io) {
+    let taken = peer("127.0.0.1:0");
+    let slots = SlotMemory::map(SLOT_BYTES).unwrap();
+    let error = Plane::open(io, taken.local_addr().unwrap(), slots.region()).err().unwrap();
+    assert!(matches!(error, OpenError::AddressInUse { .. }), "{error:?}");
+    let port = taken.local_addr().unwrap().port();
+    let message = error.to_string();
+    assert!(message.contains("in use") && message.contains(&format!("sport = :{port}")), "{message}");
+}
+
+fn a_foreign_address_gives_an_error_that_says_so(io: Io) {
+    let slots = SlotMemory::map(SLOT_BYTES).unwrap();
+    let error = Plane::open(io, "192.0.2.1:7000".parse().unwrap(), slots.region()).err().unwrap();
+    assert!(error.to_string().starts_with("cannot bind UDP 192.0.2.1:7000"), "{error}");
+}
+
+fn planes_share_a_port_and_free_it_when_they_go(io: Io) {
+    let (first, _slots) = open(io, "127.0.0.1:0");
+    let listen = first.local_addr();
+    let (second, _more_slots) = open(io, &listen.to_string());
+    UdpSocket::bind(listen).expect_err("the port is taken");
+    drop(first);
+    UdpSocket::bind(listen).expect_err("the port is still taken");
+    drop(second);
+    UdpSocket::bind(listen).expect("the port is free");
+}
+
+fn a_plane_can_go_with_datagrams_unread_and_undelivered(io: Io) {
+    for _ in 0..20 {
+        let (mut plane, slots) = open(io, "127.0.0.1:0");
+        let socket = peer("127.0.0.1:0");
+        for _ in 0..100 {
+            socket.send_to(&[1; 1000], plane.local_addr()).unwrap();
+        }
+        plane.receive(|_, _| {});
+        drop(slots);
+        drop(plane);
+    }
+}
+
+fn the_probe_names_calls_address_and_buffers(io: Io) {
+    let (plane, _slots) = open(io, "[::1]:0");
+    let line = plane.probe().to_string();
+    let calls = if io == Io::Mmsg { "recvmmsg and sendmmsg" } else { "io_uring" };
+    assert!(line.starts_with(&format!("{calls} on UDP {}", plane.local_addr())), "{line}");
+    assert!(plane.probe().receive_buffer_bytes > 0 && plane.probe().send_buffer_bytes > 0, "{line}");
+}
