@@ -8,7 +8,9 @@ use crate::daemon::run;
 fn the_help_says_how_to_start_it() {
     let (status, stdout, stderr) = run(&["--help"]);
     assert_eq!((status, stderr.as_str()), (0, ""));
-    for expected in ["Usage: superpeerd", "--listen 127.0.0.1:7450 --open", "--check-config"] {
+    for expected in
+        ["Usage: superpeerd", "--listen 127.0.0.1:7450 --open", "--io <auto|uring|mmsg>", "--check-config"]
+    {
         assert!(stdout.contains(expected), "{stdout}");
     }
     let (status, stdout, stderr) = run(&["--version"]);
@@ -22,6 +24,7 @@ fn wrong_usage_is_status_2_and_says_what_is_wrong() {
         (&["--fly"], "--fly"),
         (&["--listen", "somewhere"], "somewhere"),
         (&["--listen", "127.0.0.1"], "127.0.0.1"),
+        (&["--io", "dpdk"], "possible values: auto, uring, mmsg"),
         (&["--config"], "FILE"),
         (&["extra"], "extra"),
         (&["--print-config", "--open"], "--open"),

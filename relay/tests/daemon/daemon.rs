@@ -42,6 +42,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon and waits until it listens; `listen` may leave the port to the kernel.
     pub(crate) fn start(listen: &str, more: &[&str]) -> Daemon {
+        Daemon::start_with_log(listen, more).0
+    }
+
+    /// The same; with the lines of the log up to the one that says where it listens.
+    pub(crate) fn start_with_log(listen: &str, more: &[&str]) -> (Daemon, Vec<String>) {
         let mut child = superpeerd(&["--listen", listen])
             .args(more)
             .stdout(Stdio::null())
@@ -58,14 +63,15 @@ impl Daemon {
             }
         });
         let mut daemon = Daemon { child, address: None, log };
+        let mut lines = Vec::new();
         daemon.address = Some(loop {
-            let line = daemon.next_line();
-            let listen = line.split_once(" on UDP ").and_then(|(_, rest)| rest.split(',').next());
-            if let Some(address) = listen {
+            lines.push(daemon.next_line());
+            let listen = lines[lines.len() - 1].split_once(" on UDP ");
+            if let Some(address) = listen.and_then(|(_, rest)| rest.split(',').next()) {
                 break address.parse().expect("an address in the log");
             }
         });
-        daemon
+        (daemon, lines)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -7,3 +7,4 @@ mod in_process;
 mod peer;
 mod sessions;
 mod wait;
+mod without_io_uring;
