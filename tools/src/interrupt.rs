@@ -22,6 +22,19 @@ impl Interrupt {
     /// # Errors
     /// When the system does not let the process listen for signals.
     pub fn listen(waker: Arc<Waker>) -> Result<Interrupt, Error> {
+        // The flag is looked at once a second in any case.
+        Interrupt::start(move || drop(waker.wake()))
+    }
+
+    /// Listens from now on, for those who look at the flag often enough without being woken.
+    ///
+    /// # Errors
+    /// As [`Interrupt::listen`].
+    pub fn listen_quietly() -> Result<Interrupt, Error> {
+        Interrupt::start(|| ())
+    }
+
+    fn start(wake: impl Fn() + Send + 'static) -> Result<Interrupt, Error> {
         let interrupt = Interrupt::default();
         let flag = Arc::clone(&interrupt.flag);
         let failed = |error| Error::System("cannot listen for signals", error);
@@ -31,8 +44,7 @@ impl Interrupt {
                 if flag.swap(true, Ordering::AcqRel) {
                     std::process::exit(128 + signal);
                 }
-                // The flag is looked at once a second in any case.
-                let _ = waker.wake();
+                wake();
             }
         };
         thread::Builder::new().name("signals".to_owned()).spawn(body).map_err(failed)?;
