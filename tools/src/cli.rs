@@ -2,9 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-#[cfg(target_os = "linux")]
-use crate::demo;
 use crate::{Error, keygen, link, publish, watch};
+#[cfg(target_os = "linux")]
+use crate::{bench, demo};
 
 /// Live streams over UDP, through super-peers that carry them to everyone.
 #[derive(Parser, Debug)]
@@ -25,6 +25,8 @@ Examples:
 #[derive(Subcommand, Debug)]
 enum Command {
     #[cfg(target_os = "linux")]
+    Bench(bench::Args),
+    #[cfg(target_os = "linux")]
     Demo(demo::Args),
     Keygen(keygen::Args),
     Link(link::Args),
@@ -43,6 +45,8 @@ pub(crate) enum Failure {
 pub(crate) fn run() -> Result<(), Failure> {
     let cli = Cli::try_parse().map_err(Failure::CommandLine)?;
     let done = match cli.command {
+        #[cfg(target_os = "linux")]
+        Command::Bench(args) => bench::run(args),
         #[cfg(target_os = "linux")]
         Command::Demo(args) => demo::run(args),
         Command::Keygen(args) => keygen::run(args),

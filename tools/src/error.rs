@@ -50,6 +50,25 @@ pub enum Error {
     #[cfg(target_os = "linux")]
     #[error(transparent)]
     Relay(#[from] relay::StartError),
+    /// The bench's relay process ended, or says what it should not.
+    #[cfg(target_os = "linux")]
+    #[error("the relay of the bench failed: {0}")]
+    BenchRelay(String),
+    /// The bench's namespaces cannot be set up.
+    #[cfg(target_os = "linux")]
+    #[error("cannot set up the lab: {0}")]
+    Lab(String),
+    /// A bench did not get on.
+    #[cfg(target_os = "linux")]
+    #[error(
+        "the bench did not get on: {what} within {seconds} s; the machine is too busy for this load, or something blocks UDP on loopback"
+    )]
+    BenchStuck {
+        /// What did not happen.
+        what: String,
+        /// For how long it was waited for.
+        seconds: u64,
+    },
     /// The demo did not get on.
     #[error(
         "the demo did not get on within {0} s: the machine is too busy, or something blocks UDP on loopback"

@@ -5,6 +5,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+#[cfg(target_os = "linux")]
+pub mod bench;
 mod cli;
 pub mod contact;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,203 @@
+//! `superpeer bench limit`: the bare kernel.
+
+use std::io::IoSlice;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use codec::DATAGRAM_BYTES;
+use mesh::{Outbox, SLOT_BYTES, SlotIndex};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt};
+use relay::budget::BATCH_MESSAGES;
+use relay::uring::{Plane, SlotMemory};
+use serde_json::{Value, json};
+
+use super::sink::{Sink, socket_drops};
+use super::{DESTINATIONS_MAX, Destinations, LOOPBACK, rounded, thread_cpu, wire_bytes};
+use crate::Error;
+use crate::interrupt::Interrupt;
+
+/// Measure the bare kernel: what one core can send, with no relay around it
+///
+/// Sends trains of 1 to 48 datagrams to many addresses, as the relay does (io_uring, trains segmented by the kernel) and
+/// by sendmmsg, into the same sink. Rates are per second of the sending thread's processor time; on loopback, that
+/// includes the kernel's work on the receiving side.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  superpeer bench limit --destinations 1000 --seconds 1 --json")]
+pub struct Args {
+    /// How many addresses to send to in turn (1 to 65536)
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(DESTINATIONS_MAX)))]
+    pub destinations: u32,
+    /// How long to measure each of the ten lines, in seconds (0.01 to 60)
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|seconds| (0.01..=60.0).contains(seconds));
+    number.ok_or_else(|| "it must be a number from 0.01 to 60".to_owned())
+}
+
+/// Datagrams per send.
+const TRAINS: [usize; 5] = [1, 4, 16, 32, 48];
+
+/// Slots that are sent from in turn, one for a round of all destinations.
+const SLOTS: usize = 64;
+
+/// Runs the command.
+///
+/// # Errors
+/// When the system gives no socket, ring or thread.
+pub fn run(args: Args) -> Result<(), Error> {
+    let interrupt = Interrupt::listen_quietly()?;
+    let mut sink = Sink::open(args.destinations)?;
+    let destinations = sink.destinations(LOOPBACK, args.destinations);
+    let (over, received) = (AtomicBool::new(false), AtomicU64::new(0));
+    let rows = thread::scope(|scope| {
+        scope.spawn(|| drain(&mut sink, &over, &received));
+        let rows = measure(&args, &destinations, &interrupt);
+        over.store(true, Ordering::Release);
+        rows
+    })?;
+    let drops = socket_drops(&destinations.ports);
+    if args.json {
+        let rows: Vec<Value> = rows.iter().map(|(io, pace)| pace.json(io)).collect();
+        let whole = json!({
+            "destinations": args.destinations, "limits": rows, "datagrams_received": received.into_inner(),
+            "messages_dropped_by_sink": drops,
+        });
+        return crate::error::print(&whole.to_string());
+    }
+    crate::error::print("io          train   µs per send   datagrams/s   Gbit/s   (one core, on the wire)")?;
+    rows.iter().try_for_each(|(io, pace)| crate::error::print(&pace.line(io)))
+}
+
+fn measure(
+    args: &Args,
+    destinations: &Destinations,
+    interrupt: &Interrupt,
+) -> Result<Vec<(&'static str, Pace)>, Error> {
+    let duration = Duration::from_secs_f64(args.seconds);
+    let mut rows = Vec::new();
+    // In turn, so that both meet the same machine.
+    for train in TRAINS {
+        if interrupt.is_set() {
+            break;
+        }
+        rows.push(("io_uring", by_uring(Ipv4Addr::LOCALHOST, destinations, train, duration)?));
+        rows.push(("sendmmsg", by_sendmmsg(destinations, train, duration)?));
+    }
+    rows.sort_by_key(|(io, pace)| (*io, pace.train));
+    Ok(rows)
+}
+
+pub(super) fn drain(sink: &mut Sink, over: &AtomicBool, received: &AtomicU64) {
+    while !over.load(Ordering::Acquire) {
+        let mut datagrams = 0;
+        // A sink that fails receives nothing more, which the count shows.
+        let _ = sink.receive(Duration::from_millis(10), |arrival| datagrams += arrival.datagrams());
+        received.fetch_add(datagrams, Ordering::Relaxed);
+    }
+}
+
+/// How fast it went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    train: usize,
+    sends: u64,
+    cpu: Duration,
+}
+
+impl Pace {
+    fn micros_per_send(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / (self.sends.max(1)) as f64
+    }
+
+    fn datagrams_per_second(&self) -> f64 {
+        (self.sends * self.train as u64) as f64 / self.cpu.as_secs_f64().max(1e-9)
+    }
+
+    /// On the wire, per second of processor time.
+    pub(super) fn gbps(&self) -> f64 {
+        let bytes = wire_bytes(DATAGRAM_BYTES as u64, 1) as f64;
+        self.datagrams_per_second() * bytes * 8.0 / 1e9
+    }
+
+    fn json(&self, io: &str) -> Value {
+        json!({
+            "io": io, "train": self.train, "sends": self.sends, "cpu_s": self.cpu.as_secs_f64(),
+            "us_per_send": rounded(self.micros_per_send()),
+            "datagrams_per_s": self.datagrams_per_second().round(), "gbps": rounded(self.gbps()),
+        })
+    }
+
+    fn line(&self, io: &str) -> String {
+        let (micros, datagrams) = (self.micros_per_send(), self.datagrams_per_second());
+        format!("{io:<11}{:>6}{micros:>14.2}{datagrams:>14.0}{:>9.1}", self.train, self.gbps())
+    }
+}
+
+/// By the relay's own plane, from an address of this machine.
+pub(super) fn by_uring(
+    from: Ipv4Addr,
+    destinations: &Destinations,
+    train: usize,
+    duration: Duration,
+) -> Result<Pace, Error> {
+    let no_memory = |error| Error::System("cannot map slot memory", error);
+    let mut slots = SlotMemory::map(SLOTS * SLOT_BYTES).map_err(no_memory)?;
+    // What was never written is one page of zeros, many times.
+    slots.fill(0xa5);
+    let opened = Plane::open((from, 0).into(), slots.region());
+    let mut plane = opened.map_err(relay::StartError::from)?;
+    let mut outbox = Outbox::new(BATCH_MESSAGES);
+    let rounds = (0..SLOTS as u32).cycle();
+    let mut messages = rounds.flat_map(|slot| destinations.iter().map(move |to| (to, SlotIndex(slot))));
+    let (start, cpu) = (Instant::now(), thread_cpu());
+    while start.elapsed() < duration {
+        outbox.clear();
+        for (to, slot) in messages.by_ref().take(BATCH_MESSAGES) {
+            outbox.push_train(to, slot, 0, train);
+        }
+        plane.transmit(&outbox);
+    }
+    Ok(Pace { train, sends: plane.counters().trains_sent, cpu: thread_cpu().saturating_sub(cpu) })
+}
+
+/// By `sendmmsg`, the socket segmenting.
+fn by_sendmmsg(destinations: &Destinations, train: usize, duration: Duration) -> Result<Pace, Error> {
+    let failed = |error| Error::System("cannot send by sendmmsg", error);
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+    let segment_bytes = DATAGRAM_BYTES as i32;
+    setsockopt(&socket, sockopt::UdpGsoSegment, &segment_bytes).map_err(|error| failed(error.into()))?;
+    let slots = vec![0xa5; SLOTS * SLOT_BYTES];
+    let payload = |slot| [IoSlice::new(&slots[slot * SLOT_BYTES..][..train * DATAGRAM_BYTES])];
+    let payloads: Vec<[IoSlice<'_>; 1]> = (0..SLOTS).map(payload).collect();
+    let names = (0..destinations.count).map(|number| SockaddrIn::from(destinations.address(number)));
+    let names: Vec<SockaddrIn> = names.collect();
+    let mut messages = (0..SLOTS).cycle().flat_map(|slot| names.iter().map(move |name| (*name, slot)));
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH_MESSAGES, None);
+    let (mut to, mut from) = (Vec::with_capacity(BATCH_MESSAGES), Vec::with_capacity(BATCH_MESSAGES));
+    let (mut sends, start, cpu) = (0, Instant::now(), thread_cpu());
+    while start.elapsed() < duration {
+        to.clear();
+        from.clear();
+        for (name, slot) in messages.by_ref().take(BATCH_MESSAGES) {
+            to.push(Some(name));
+            from.push(&payloads[slot]);
+        }
+        let sent =
+            sendmmsg(socket.as_raw_fd(), &mut headers, from.iter().copied(), &to, [], MsgFlags::empty());
+        match sent {
+            Ok(results) => sends += results.count() as u64,
+            Err(nix::Error::EINTR | nix::Error::ENOBUFS) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+    Ok(Pace { train, sends, cpu: thread_cpu().saturating_sub(cpu) })
+}

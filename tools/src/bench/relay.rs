@@ -1,0 +1,193 @@
+//! `superpeer bench relay`: a relay under load, on loopback or in a lab.
+
+use std::str::FromStr;
+
+use self::report::Measured;
+use super::DESTINATIONS_MAX;
+use crate::Error;
+use crate::demo::Bitrate;
+use crate::interrupt::Interrupt;
+
+mod board;
+pub(super) mod child;
+mod copies;
+mod lab;
+mod publishers;
+mod report;
+mod run;
+mod subscribers;
+
+/// Measure a relay: what one core carries, and how late
+///
+/// Starts a relay in a process of its own, publishes channels to it, and subscribes many addresses whose
+/// datagrams are counted but not checked (`superpeer demo` compares bytes). Delay is from the moment when a whole chunk is
+/// handed to the publisher to when the kernel has the copy for the subscriber. Then the bare kernel is measured with trains
+/// of the same length into the same sink. On loopback the relay's processor time includes the receiving side of the
+/// kernel.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  superpeer bench relay --subscribers 1000 --channels 1 --bitrate 4M
+  superpeer bench relay --channels auto --seconds 10 --json
+  sudo superpeer bench relay --subscribers 10000 --sink lab")]
+pub struct Args {
+    /// How many addresses subscribe to each channel (1 to 65536)
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(DESTINATIONS_MAX)))]
+    pub subscribers: u32,
+    /// How many channels are published (1 to 500); `auto`: as many as one core carries
+    #[arg(long, value_name = "M|auto", default_value = "1")]
+    pub channels: Channels,
+    /// Bits per second of each channel, with K or M for thousands or millions (100K to 100M)
+    #[arg(long, value_name = "RATE", default_value_t = Bitrate { bits_per_second: 4_000_000 })]
+    pub bitrate: Bitrate,
+    /// For how many seconds to measure (1 to 600)
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub seconds: u32,
+    /// Where the relay's datagrams go
+    #[arg(long, value_name = "SINK", value_enum, default_value = "loopback")]
+    pub sink: Sinking,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    pub json: bool,
+    /// This process has a network namespace of its own already
+    #[arg(long, hide = true)]
+    in_namespace: bool,
+}
+
+/// Where the relay's datagrams go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Sinking {
+    /// Sockets on addresses of 127.0.0.0/8; the relay's core does the kernel's receiving too
+    Loopback,
+    /// Network namespaces (needs root, iproute2, nftables): dropped at the relay's device, but for some subscribers
+    Lab,
+}
+
+impl Sinking {
+    fn name(self) -> &'static str {
+        match self {
+            Sinking::Loopback => "loopback",
+            Sinking::Lab => "lab",
+        }
+    }
+}
+
+/// How many channels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Channels {
+    /// So many.
+    Fixed(usize),
+    /// As many as the relay carries.
+    Auto,
+}
+
+const CHANNELS_MAX: usize = 500;
+
+impl FromStr for Channels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Channels, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Channels::Auto),
+            (_, Ok(count)) if (1..=CHANNELS_MAX).contains(&count) => Ok(Channels::Fixed(count)),
+            _ => Err(format!("it must be `auto` or a number from 1 to {CHANNELS_MAX}")),
+        }
+    }
+}
+
+/// Subscriptions, of all channels together: some 100 bytes each here, and some 300 in the relay.
+const SUBSCRIPTIONS_MAX: usize = 1_000_000;
+
+/// Runs the command.
+///
+/// # Errors
+/// When the relay does not start, or the load never gets going.
+pub fn run(args: Args) -> Result<(), Error> {
+    if let Channels::Fixed(channels) = args.channels {
+        let subscriptions = channels * args.subscribers as usize;
+        if subscriptions > SUBSCRIPTIONS_MAX {
+            return Err(Error::Usage(format!(
+                "{} subscribers of {channels} channels are {subscriptions} subscriptions; at most {SUBSCRIPTIONS_MAX} can be",
+                args.subscribers
+            )));
+        }
+    }
+    if args.sink == Sinking::Lab && !args.in_namespace {
+        return Err(lab::enter("--in-namespace"));
+    }
+    let bench = Bench { interrupt: Interrupt::listen_quietly()?, args };
+    let measured = match bench.args.channels {
+        Channels::Fixed(channels) => bench.measure(channels, bench.args.seconds)?,
+        Channels::Auto => bench.search()?,
+    };
+    if bench.args.json {
+        return crate::error::print(&measured.json().to_string());
+    }
+    measured.table().iter().try_for_each(|line| crate::error::print(line))
+}
+
+/// How long a search looks at each number of channels.
+const SEARCH_SECONDS: u32 = 2;
+
+struct Bench {
+    args: Args,
+    interrupt: Interrupt,
+}
+
+impl Bench {
+    /// The greatest number of channels that is carried: up in steps by what the last one left of the core, then down by
+    /// halves. The report is of that number, measured once more in full.
+    fn search(&self) -> Result<Measured, Error> {
+        let most = (SUBSCRIPTIONS_MAX / self.args.subscribers as usize).clamp(1, CHANNELS_MAX);
+        let (mut carried, mut too_many, mut next) = (0, most + 1, 1);
+        let mut last_good = None;
+        loop {
+            let measured = self.measure(next, SEARCH_SECONDS.min(self.args.seconds))?;
+            if self.interrupt.is_set() {
+                return Ok(last_good.unwrap_or(measured));
+            }
+            let share = measured.relay_share().max(0.01);
+            if measured.is_carried() {
+                carried = next;
+                last_good = Some(measured);
+            } else {
+                too_many = next;
+            }
+            if too_many - carried <= 1 + carried / 16 {
+                break;
+            }
+            next = if too_many > most {
+                ((carried as f64 * (0.9 / share).clamp(1.1, 4.0)) as usize).clamp(carried + 1, most)
+            } else {
+                carried + (too_many - carried) / 2
+            };
+        }
+        self.measure_in_full(carried.max(1))
+    }
+
+    /// What a search found in a short time may be too much for a longer one: then a channel less, and another.
+    fn measure_in_full(&self, channels: usize) -> Result<Measured, Error> {
+        let mut measured = self.measure(channels, self.args.seconds)?;
+        for fewer in (1..channels).rev().take(2) {
+            if measured.is_carried() || self.interrupt.is_set() {
+                break;
+            }
+            measured = self.measure(fewer, self.args.seconds)?;
+        }
+        Ok(measured)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_are_a_number_or_auto() {
+        assert_eq!("auto".parse(), Ok(Channels::Auto));
+        assert_eq!("500".parse(), Ok(Channels::Fixed(500)));
+        for wrong in ["", "0", "501", "-1", "all"] {
+            assert!(wrong.parse::<Channels>().unwrap_err().contains("1 to 500"), "{wrong}");
+        }
+    }
+}

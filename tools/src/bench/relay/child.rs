@@ -1,0 +1,297 @@
+//! The relay of `superpeer bench relay`: a process of its own, so that its memory can be told from the load's.
+//!
+//! It says on standard output, a JSON object a line: where it listens, then once a second a [`Sample`], and at the end how
+//! fast the bare kernel is. It takes one line on standard input, an [`Ending`], or ends with its parent.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
+use serde::{Deserialize, Serialize};
+
+use super::lab;
+use crate::Error;
+use crate::bench::sink::socket_drops;
+use crate::bench::{Destinations, limit};
+
+/// Run the relay of a bench; `superpeer bench relay` starts it
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[arg(long)]
+    channels: usize,
+    #[arg(long)]
+    sessions: usize,
+    /// In a namespace of its own: wait until it is tied to the other one, and let one subscriber of so many receive
+    #[arg(long)]
+    lab_stride: Option<u32>,
+}
+
+/// Said first of all in a lab: the process has left its parent's namespace.
+#[derive(Serialize, Deserialize, Debug)]
+struct Isolated {}
+
+/// Said once, at the start.
+#[derive(Serialize, Deserialize, Debug)]
+struct Listening {
+    port: u16,
+    probe: String,
+}
+
+/// What the relay has counted, as of one moment.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+pub(super) struct Sample {
+    /// µs since the Unix epoch.
+    pub(super) at_us: u64,
+    /// Processor time of the worker.
+    pub(super) cpu_us: u64,
+    /// Time for which the worker could have run but had no core.
+    pub(super) waited_us: u64,
+    pub(super) trains_sent: u64,
+    pub(super) shards_sent: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) datagrams_sent: u64,
+    pub(super) jobs_skipped: u64,
+    pub(super) gave_up: u64,
+    pub(super) blocked: u64,
+    pub(super) send_errors: u64,
+    pub(super) cq_overflow: u64,
+    /// Messages that the kernel dropped at the relay's socket.
+    pub(super) socket_drops: u64,
+    pub(super) rss_bytes: u64,
+    pub(super) window_bytes: usize,
+}
+
+/// Stop the relay, and measure the bare kernel with trains of this length, to these addresses.
+#[derive(Serialize, Deserialize, Debug)]
+struct Ending {
+    train: usize,
+    destinations: Destinations,
+}
+
+/// Said last: Gbit/s on the wire per second of processor time.
+#[derive(Serialize, Deserialize, Debug)]
+struct Limit {
+    gbps: f64,
+}
+
+/// How long the bare kernel is measured.
+const LIMIT_TIME: Duration = Duration::from_millis(500);
+
+/// Runs the hidden command.
+///
+/// # Errors
+/// When the relay does not start, or nobody listens to it.
+pub(crate) fn run(args: Args) -> Result<(), Error> {
+    let orders = lines_of(io::stdin());
+    let mut listen = Ipv4Addr::LOCALHOST;
+    if let Some(stride) = args.lab_stride {
+        say(&Isolated {})?;
+        if orders.recv().is_err() {
+            return Ok(());
+        }
+        lab::set_up_relay(stride)?;
+        listen = lab::RELAY;
+    }
+    let mut config = relay::Config { listen: (listen, 0).into(), open: true, ..Default::default() };
+    config.limits.channels = args.channels;
+    config.limits.subscribers = args.sessions;
+    // Every address subscribes to every channel, and one publishes them all.
+    config.limits.sessions_per_address = 2 * args.channels + 2;
+    let relay = relay::Relay::start(&config)?;
+    let port = relay.local_addr().port();
+    say(&Listening { port, probe: relay.probe().to_owned() })?;
+    let ending = loop {
+        match orders.recv_timeout(Duration::from_millis(20)) {
+            Ok(order) => break order,
+            Err(RecvTimeoutError::Timeout) => {}
+            // Whoever started it is gone.
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        if let Some(snapshot) = relay.take_snapshot() {
+            say(&sample(&snapshot, port))?;
+        }
+    };
+    drop(relay);
+    let failed = |error: serde_json::Error| Error::BenchRelay(error.to_string());
+    let Ending { train, destinations } = serde_json::from_str(&ending).map_err(failed)?;
+    say(&Limit { gbps: limit::by_uring(listen, &destinations, train, LIMIT_TIME)?.gbps() })
+}
+
+fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
+    Sample {
+        at_us: snapshot.at.0,
+        cpu_us: snapshot.cpu.unwrap_or_default().as_micros() as u64,
+        waited_us: worker_waited_us().unwrap_or(0),
+        trains_sent: snapshot.node.trains_sent,
+        shards_sent: snapshot.node.shards_sent,
+        bytes_sent: snapshot.plane.bytes_sent,
+        datagrams_sent: snapshot.plane.datagrams_sent,
+        jobs_skipped: snapshot.node.jobs_skipped,
+        gave_up: snapshot.plane.gave_up,
+        blocked: snapshot.plane.blocked,
+        send_errors: snapshot.plane.send_errors,
+        cq_overflow: snapshot.plane.cq_overflow,
+        socket_drops: socket_drops(&[port]),
+        rss_bytes: rss_bytes(),
+        window_bytes: snapshot.window_bytes,
+    }
+}
+
+/// The second field of the worker's `schedstat`, in ns (Linux, Documentation/scheduler/sched-stats.rst).
+fn worker_waited_us() -> Option<u64> {
+    let threads = std::fs::read_dir("/proc/self/task").ok()?;
+    let is_worker = |path: &PathBuf| {
+        std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim_end() == "superpeer-w0")
+    };
+    let worker = threads.flatten().map(|thread| thread.path()).find(is_worker)?;
+    let stat = std::fs::read_to_string(worker.join("schedstat")).ok()?;
+    stat.split_whitespace().nth(1)?.parse::<u64>().ok().map(|waited_ns| waited_ns / 1_000)
+}
+
+/// `VmRSS` of proc_pid_status(5), which is in kB.
+fn rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1_024
+}
+
+fn say(message: &impl Serialize) -> Result<(), Error> {
+    let line = serde_json::to_string(message).expect("plain structures");
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(Error::Print)
+}
+
+/// The lines of a stream, from a thread of its own; they end with the stream.
+fn lines_of(stream: impl io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = crossbeam::channel::unbounded();
+    let forward = move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    };
+    thread::spawn(forward);
+    receiver
+}
+
+/// The relay, seen from the bench.
+pub(super) struct RelayProcess {
+    child: Child,
+    orders: Option<ChildStdin>,
+    lines: Receiver<String>,
+    /// Where it listens.
+    pub(super) address: SocketAddrV4,
+    /// What the kernel gave it.
+    pub(super) probe: String,
+}
+
+/// The relay says something within this time, or it is stuck.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+impl RelayProcess {
+    /// Starts a relay for so many channels and sessions, in a namespace of its own if there is a stride.
+    pub(super) fn start(
+        channels: usize,
+        sessions: usize,
+        lab_stride: Option<u32>,
+    ) -> Result<RelayProcess, Error> {
+        let failed = |error| Error::System("cannot start the relay's process", error);
+        let mut command = match lab_stride {
+            Some(_) => lab::isolated()?,
+            None => Command::new(std::env::current_exe().map_err(failed)?),
+        };
+        command.args(["bench", "relay-child"]);
+        command.args(lab_stride.map(|stride| format!("--lab-stride={stride}")));
+        command.args(["--channels", &channels.to_string(), "--sessions", &sessions.to_string()]);
+        // Ctrl-C is for the bench: it ends the relay once it has what there is.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(failed)?;
+        let lines = lines_of(child.stdout.take().expect("it is piped"));
+        let orders = child.stdin.take();
+        let host = if lab_stride.is_some() { lab::RELAY } else { Ipv4Addr::LOCALHOST };
+        let address = SocketAddrV4::new(host, 0);
+        let mut relay = RelayProcess { child, orders, lines, address, probe: String::new() };
+        if lab_stride.is_some() {
+            let Isolated {} = relay.hear()?;
+            lab::connect(relay.child.id())?;
+            relay.order("connected")?;
+        }
+        let Listening { port, probe } = relay.hear()?;
+        relay.address.set_port(port);
+        relay.probe = probe;
+        Ok(relay)
+    }
+
+    /// The next sample; within about a second.
+    pub(super) fn sample(&self) -> Result<Sample, Error> {
+        self.hear()
+    }
+
+    /// Forgets the samples that nobody took.
+    pub(super) fn skip_samples(&self) -> Result<(), Error> {
+        loop {
+            match self.lines.try_recv() {
+                Ok(_) => {}
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(self.gone()),
+            }
+        }
+    }
+
+    /// Stops the relay; returns Gbit/s of the bare kernel in its place.
+    pub(super) fn limit(mut self, train: usize, destinations: &Destinations) -> Result<f64, Error> {
+        let ending = Ending { train, destinations: destinations.clone() };
+        self.order(&serde_json::to_string(&ending).expect("plain structures"))?;
+        loop {
+            let line = self.line()?;
+            if let Ok(Limit { gbps }) = serde_json::from_str(&line) {
+                return Ok(gbps);
+            }
+        }
+    }
+
+    fn order(&mut self, line: &str) -> Result<(), Error> {
+        let orders = self.orders.as_mut().expect("taken only when dropped");
+        writeln!(orders, "{line}").map_err(|_| self.gone())
+    }
+
+    fn hear<T: for<'l> Deserialize<'l>>(&self) -> Result<T, Error> {
+        let line = self.line()?;
+        serde_json::from_str(&line).map_err(|error| Error::BenchRelay(format!("{error} in {line:?}")))
+    }
+
+    fn line(&self) -> Result<String, Error> {
+        self.lines.recv_timeout(SILENCE_MAX).map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                let what = "the relay's process said nothing".to_owned();
+                Error::BenchStuck { what, seconds: SILENCE_MAX.as_secs() }
+            }
+            RecvTimeoutError::Disconnected => self.gone(),
+        })
+    }
+
+    fn gone(&self) -> Error {
+        Error::BenchRelay("its process ended; what it said is above".to_owned())
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        // It ends by itself when its standard input does; one that does not must not stay behind.
+        for _ in 0..100 {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(20)),
+                _ => return,
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,289 @@
+//! What a bench found, as JSON and as a table.
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::Sinking;
+use super::board::Tally;
+use super::child::Sample;
+use super::copies::Delays;
+use crate::bench::{rounded, wire_bytes};
+
+/// What was the bottleneck.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    RelayCpu,
+    OtherLoad,
+    GeneratorCpu,
+    SocketBuffer,
+    Device,
+    None,
+}
+
+impl Verdict {
+    fn text(self) -> &'static str {
+        match self {
+            Verdict::RelayCpu => "relay CPU",
+            Verdict::OtherLoad => "other load on the machine",
+            Verdict::GeneratorCpu => "generator CPU",
+            Verdict::SocketBuffer => "socket buffer",
+            Verdict::Device => "device",
+            Verdict::None => "none",
+        }
+    }
+}
+
+/// A thread that has this much of a core has all it gets.
+const BUSY: f64 = 0.9;
+
+/// A relay that keeps up is done with a chunk when the next of its channel comes, 40 ms later.
+const LATE_US: u64 = 100_000;
+
+/// What was lost where, in the measured time.
+#[derive(Clone, Copy, Debug)]
+struct Drops {
+    /// Trains that the relay skipped because they were late; each was for all subscribers of a channel.
+    jobs_skipped: u64,
+    /// Messages that the device, or the socket's send buffer, did not take.
+    gave_up: u64,
+    /// Messages that the kernel refused.
+    send_errors: u64,
+    /// Messages that found a receive buffer full: the relay's, and the subscribers'.
+    relay_buffer: u64,
+    sink_buffer: u64,
+    /// Copies that did not come whole: what all that led to.
+    copies_missing: u64,
+}
+
+impl Drops {
+    fn total(&self) -> u64 {
+        self.jobs_skipped + self.gave_up + self.send_errors + self.rcvbuf_errors() + self.copies_missing
+    }
+
+    fn rcvbuf_errors(&self) -> u64 {
+        self.relay_buffer + self.sink_buffer
+    }
+}
+
+/// What was measured between two samples of the relay.
+pub(super) struct Measured {
+    pub(super) subscribers: u32,
+    pub(super) channels: usize,
+    pub(super) sink: Sinking,
+    /// How many of the subscribers really received.
+    pub(super) receivers: u32,
+    pub(super) bits_per_second: u64,
+    pub(super) interrupted: bool,
+    pub(super) probe: String,
+    pub(super) samples: [Sample; 2],
+    pub(super) tallies: [Tally; 2],
+    pub(super) sink_drops: [u64; 2],
+    /// The relay's memory before there was a subscriber, and once all were there, bytes.
+    pub(super) rss_bytes: [u64; 2],
+    pub(super) delays: Delays,
+    /// The bare kernel's Gbit/s in the relay's place.
+    pub(super) limit_gbps: f64,
+}
+
+impl Measured {
+    fn between(&self, count: impl Fn(&Sample) -> u64) -> u64 {
+        count(&self.samples[1]).saturating_sub(count(&self.samples[0]))
+    }
+
+    fn tallied(&self, count: impl Fn(&Tally) -> u64) -> u64 {
+        count(&self.tallies[1]) - count(&self.tallies[0])
+    }
+
+    /// From those who received to all.
+    fn scaled(&self, count: u64) -> f64 {
+        count as f64 * f64::from(self.subscribers) / f64::from(self.receivers)
+    }
+
+    fn seconds(&self) -> f64 {
+        (self.between(|sample| sample.at_us) as f64 / 1e6).max(1e-6)
+    }
+
+    /// Datagrams per train.
+    pub(super) fn train_mean(&self) -> f64 {
+        let trains = self.between(|sample| sample.trains_sent);
+        self.between(|sample| sample.shards_sent) as f64 / trains.max(1) as f64
+    }
+
+    fn relay_cpu_s(&self) -> f64 {
+        self.between(|sample| sample.cpu_us) as f64 / 1e6
+    }
+
+    /// What part of a core the relay's worker had.
+    pub(super) fn relay_share(&self) -> f64 {
+        self.relay_cpu_s() / self.seconds()
+    }
+
+    /// What part of the time the worker could have run but had no core.
+    fn waited_share(&self) -> f64 {
+        self.between(|sample| sample.waited_us) as f64 / 1e6 / self.seconds()
+    }
+
+    fn generator_share(&self) -> f64 {
+        let sink = self.tallied(|tally| tally.sink_cpu.as_micros() as u64);
+        let publisher = self.tallied(|tally| tally.publisher_cpu.as_micros() as u64);
+        sink.max(publisher) as f64 / 1e6 / self.seconds()
+    }
+
+    /// All that the relay sent, with headers.
+    fn wire_gbit(&self) -> f64 {
+        let datagrams = self.between(|sample| sample.datagrams_sent);
+        wire_bytes(self.between(|sample| sample.bytes_sent), datagrams) as f64 * 8.0 / 1e9
+    }
+
+    fn drops(&self) -> Drops {
+        Drops {
+            jobs_skipped: self.between(|sample| sample.jobs_skipped),
+            gave_up: self.between(|sample| sample.gave_up),
+            send_errors: self.between(|sample| sample.send_errors),
+            relay_buffer: self.between(|sample| sample.socket_drops),
+            sink_buffer: self.sink_drops[1].saturating_sub(self.sink_drops[0]),
+            copies_missing: self.delays.missing,
+        }
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        let drops = self.drops();
+        let wants_more = self.relay_share() + self.waited_share() >= BUSY;
+        if self.relay_share() >= BUSY {
+            Verdict::RelayCpu
+        } else if self.generator_share() >= BUSY {
+            Verdict::GeneratorCpu
+        } else if wants_more || drops.jobs_skipped > 0 {
+            Verdict::OtherLoad
+        } else if drops.rcvbuf_errors() > 0 {
+            Verdict::SocketBuffer
+        } else if drops.gave_up > 0 {
+            Verdict::Device
+        } else {
+            Verdict::None
+        }
+    }
+
+    /// Whether the relay carried it all, and would go on doing so: with a queue that grows, the last copies of most chunks
+    /// are late long before the first one is skipped.
+    pub(super) fn is_carried(&self) -> bool {
+        let keeps_up = self.delays.last.value_at_quantile(0.5) < LATE_US && self.relay_share() < 0.98;
+        self.drops().total() == 0 && keeps_up && self.delays.chunks > 0
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let (drops, gbit, cpu) = (self.drops(), self.wire_gbit(), self.relay_cpu_s());
+        let sessions = u64::from(self.subscribers) * self.channels as u64;
+        let state_bytes = self.rss_bytes[1].saturating_sub(self.rss_bytes[0]);
+        json!({
+            "subscribers": self.subscribers,
+            "channels": self.channels,
+            "bitrate_bps": self.bits_per_second,
+            "seconds": rounded(self.seconds()),
+            "interrupted": self.interrupted,
+            "workers": 1,
+            "io": "io_uring",
+            "sink": self.sink.name(),
+            "receivers": self.receivers,
+            "kernel": self.probe,
+            "goodput_gbps": rounded(self.scaled(self.tallied(|tally| tally.payload_bytes)) * 8e-9 / self.seconds()),
+            "wire_gbps": rounded(gbit / self.seconds()),
+            "datagrams_per_s": (self.scaled(self.tallied(|tally| tally.datagrams)) / self.seconds()).round(),
+            "relay_cpu_s": rounded(cpu),
+            "relay_core_share": rounded(self.relay_share()),
+            "relay_waited_share": rounded(self.waited_share()),
+            "generator_core_share": rounded(self.generator_share()),
+            "cpu_s_per_gbit": (cpu / gbit.max(1e-9) * 1e6).round() / 1e6,
+            "limit_gbps": rounded(self.limit_gbps),
+            "ratio_to_limit": rounded(gbit / cpu.max(1e-9) / self.limit_gbps.max(1e-9)),
+            "train_mean": rounded(self.train_mean()),
+            "drops": {
+                "total": drops.total(),
+                "jobs_skipped": drops.jobs_skipped,
+                "gave_up": drops.gave_up,
+                "send_errors": drops.send_errors,
+                "rcvbuf_errors": drops.rcvbuf_errors(),
+                "rcvbuf_errors_relay": drops.relay_buffer,
+                "rcvbuf_errors_sink": drops.sink_buffer,
+                "copies_missing": drops.copies_missing,
+            },
+            "send_blocked": self.between(|sample| sample.blocked),
+            "cq_overflow": self.between(|sample| sample.cq_overflow),
+            "chunks": self.delays.chunks,
+            "delay_us": {
+                "first": percentiles(&self.delays.first),
+                "median": percentiles(&self.delays.median),
+                "last": percentiles(&self.delays.last),
+            },
+            "rss_bytes": self.samples[1].rss_bytes,
+            "window_bytes": self.samples[1].window_bytes,
+            "bytes_per_subscriber": state_bytes / sessions.max(1),
+            "verdict": self.verdict().text(),
+        })
+    }
+
+    pub(super) fn table(&self) -> Vec<String> {
+        let value = self.json();
+        let number = |name: &str| value[name].as_f64().unwrap_or(0.0);
+        let drops = self.drops();
+        let delay = |name: &str, delay: &Histogram<u64>| {
+            let [p50, p99, p999] =
+                QUANTILES.map(|(_, quantile)| delay.value_at_quantile(quantile) as f64 / 1e3);
+            format!("{name:<12}p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms")
+        };
+        vec![
+            format!(
+                "load        {} subscribers x {} channels, {:.1} s, sink {}: {} subscribers receive",
+                self.subscribers,
+                self.channels,
+                self.seconds(),
+                self.sink.name(),
+                self.receivers
+            ),
+            format!(
+                "delivered   {:.2} Gbit/s of stream, {:.0} datagrams/s; {:.2} Gbit/s on the wire",
+                number("goodput_gbps"),
+                number("datagrams_per_s"),
+                number("wire_gbps")
+            ),
+            format!(
+                "relay       {:.1} % of one core, waited {:.1} % for it; {:.4} s per Gbit, {:.1} datagrams per train",
+                self.relay_share() * 100.0,
+                self.waited_share() * 100.0,
+                number("cpu_s_per_gbit"),
+                self.train_mean()
+            ),
+            format!(
+                "limit       {:.1} Gbit/s from one core for such trains; the relay is at {:.2} of that per second of its time",
+                self.limit_gbps,
+                number("ratio_to_limit")
+            ),
+            delay("first copy", &self.delays.first),
+            delay("median copy", &self.delays.median),
+            delay("last copy", &self.delays.last),
+            format!(
+                "drops       {} late trains, {} given up, {} refused, {} at the relay's socket, {} at the sink's; {} copies missing",
+                drops.jobs_skipped,
+                drops.gave_up,
+                drops.send_errors,
+                drops.relay_buffer,
+                drops.sink_buffer,
+                drops.copies_missing
+            ),
+            format!(
+                "memory      {:.1} MiB, of which windows {:.1}; {} bytes per subscription",
+                number("rss_bytes") / 1_048_576.0,
+                number("window_bytes") / 1_048_576.0,
+                number("bytes_per_subscriber")
+            ),
+            format!("bottleneck  {}", self.verdict().text()),
+        ]
+    }
+}
+
+const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)];
+
+fn percentiles(delay: &Histogram<u64>) -> Value {
+    let at = |(name, quantile): (&str, f64)| (name.to_owned(), json!(delay.value_at_quantile(quantile)));
+    Value::Object(QUANTILES.into_iter().map(at).collect())
+}
