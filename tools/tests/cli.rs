@@ -48,7 +48,9 @@ fn folder_with_key() -> (TempDir, PathBuf, String) {
 
 #[test]
 fn every_help_has_an_example() {
-    for command in [None, Some("demo"), Some("keygen"), Some("link"), Some("publish"), Some("watch")] {
+    for command in
+        [None, Some("bench"), Some("demo"), Some("keygen"), Some("link"), Some("publish"), Some("watch")]
+    {
         let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
         let help = succeed(&arguments);
         let (_, example) = help.split_once("Example").expect("an example");
@@ -73,6 +75,12 @@ fn wrong_usage_is_status_2_and_says_what_is_wrong() {
         (&["watch", &link, "out.ts", "--exec", "mpv -"], "cannot be used with"),
         (&["watch", &link, "--delay-ms", "60001"], "0..=60000"),
         (&["watch", &link, "--from", "yesterday"], "live, start"),
+        (&["bench"], "Usage"),
+        (&["bench", "limit", "--destinations", "65537"], "1..=65536"),
+        (&["bench", "limit", "--seconds", "0"], "0.01 to 60"),
+        (&["bench", "relay", "--channels", "many"], "`auto` or a number from 1 to 500"),
+        (&["bench", "relay", "--seconds", "0"], "1..=600"),
+        (&["bench", "relay", "--channels", "500", "--subscribers", "2001"], "1000500 subscriptions"),
         (&["demo", "--viewers", "0"], "1..=1000"),
         (&["demo", "--seconds", "4000"], "1..=3600"),
         (&["demo", "--bitrate", "1G"], "800K or 4M"),
