@@ -1,17 +1,15 @@
 //! `superpeer bench limit`: the bare kernel.
 
-use std::io::IoSlice;
-use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use codec::DATAGRAM_BYTES;
 use mesh::{Outbox, SLOT_BYTES, SlotIndex};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt};
 use relay::budget::BATCH_MESSAGES;
-use relay::uring::{Plane, SlotMemory};
+use relay::plane::{Io, Plane};
+use relay::uring::SlotMemory;
 use serde_json::{Value, json};
 
 use super::sink::{Sink, socket_drops};
@@ -89,8 +87,9 @@ fn measure(
         if interrupt.is_set() {
             break;
         }
-        rows.push(("io_uring", by_uring(Ipv4Addr::LOCALHOST, destinations, train, duration)?));
-        rows.push(("sendmmsg", by_sendmmsg(destinations, train, duration)?));
+        for (name, io) in [("io_uring", Io::Uring), ("sendmmsg", Io::Mmsg)] {
+            rows.push((name, by_plane(io, Ipv4Addr::LOCALHOST, destinations, train, duration)?));
+        }
     }
     rows.sort_by_key(|(io, pace)| (*io, pace.train));
     Ok(rows)
@@ -142,8 +141,9 @@ impl Pace {
     }
 }
 
-/// By the relay's own plane, from an address of this machine.
-pub(super) fn by_uring(
+/// By a plane as the relay's, from an address of this machine.
+pub(super) fn by_plane(
+    io: Io,
     from: Ipv4Addr,
     destinations: &Destinations,
     train: usize,
@@ -153,7 +153,7 @@ pub(super) fn by_uring(
     let mut slots = SlotMemory::map(SLOTS * SLOT_BYTES).map_err(no_memory)?;
     // What was never written is one page of zeros, many times.
     slots.fill(0xa5);
-    let opened = Plane::open((from, 0).into(), slots.region());
+    let opened = Plane::open(io, (from, 0).into(), slots.region());
     let mut plane = opened.map_err(relay::StartError::from)?;
     let mut outbox = Outbox::new(BATCH_MESSAGES);
     let rounds = (0..SLOTS as u32).cycle();
@@ -167,37 +167,4 @@ pub(super) fn by_uring(
         plane.transmit(&outbox);
     }
     Ok(Pace { train, sends: plane.counters().trains_sent, cpu: thread_cpu().saturating_sub(cpu) })
-}
-
-/// By `sendmmsg`, the socket segmenting.
-fn by_sendmmsg(destinations: &Destinations, train: usize, duration: Duration) -> Result<Pace, Error> {
-    let failed = |error| Error::System("cannot send by sendmmsg", error);
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-    let segment_bytes = DATAGRAM_BYTES as i32;
-    setsockopt(&socket, sockopt::UdpGsoSegment, &segment_bytes).map_err(|error| failed(error.into()))?;
-    let slots = vec![0xa5; SLOTS * SLOT_BYTES];
-    let payload = |slot| [IoSlice::new(&slots[slot * SLOT_BYTES..][..train * DATAGRAM_BYTES])];
-    let payloads: Vec<[IoSlice<'_>; 1]> = (0..SLOTS).map(payload).collect();
-    let names = (0..destinations.count).map(|number| SockaddrIn::from(destinations.address(number)));
-    let names: Vec<SockaddrIn> = names.collect();
-    let mut messages = (0..SLOTS).cycle().flat_map(|slot| names.iter().map(move |name| (*name, slot)));
-    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH_MESSAGES, None);
-    let (mut to, mut from) = (Vec::with_capacity(BATCH_MESSAGES), Vec::with_capacity(BATCH_MESSAGES));
-    let (mut sends, start, cpu) = (0, Instant::now(), thread_cpu());
-    while start.elapsed() < duration {
-        to.clear();
-        from.clear();
-        for (name, slot) in messages.by_ref().take(BATCH_MESSAGES) {
-            to.push(Some(name));
-            from.push(&payloads[slot]);
-        }
-        let sent =
-            sendmmsg(socket.as_raw_fd(), &mut headers, from.iter().copied(), &to, [], MsgFlags::empty());
-        match sent {
-            Ok(results) => sends += results.count() as u64,
-            Err(nix::Error::EINTR | nix::Error::ENOBUFS) => {}
-            Err(error) => return Err(failed(error.into())),
-        }
-    }
-    Ok(Pace { train, sends, cpu: thread_cpu().saturating_sub(cpu) })
 }

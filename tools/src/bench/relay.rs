@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use relay::plane::Io;
+
 use self::report::Measured;
 use super::DESTINATIONS_MAX;
 use crate::Error;
@@ -46,6 +48,9 @@ pub struct Args {
     /// Where the relay's datagrams go
     #[arg(long, value_name = "SINK", value_enum, default_value = "loopback")]
     pub sink: Sinking,
+    /// The system calls that move the relay's datagrams
+    #[arg(long, value_name = "CALLS", value_enum, default_value = "auto")]
+    pub io: Io,
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,

@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::lab;
 use crate::Error;
 use crate::bench::sink::socket_drops;
+use clap::ValueEnum;
+use relay::plane::Io;
+
 use crate::bench::{Destinations, limit};
 
 /// Run the relay of a bench; `superpeer bench relay` starts it
@@ -26,6 +29,8 @@ pub(crate) struct Args {
     channels: usize,
     #[arg(long)]
     sessions: usize,
+    #[arg(long)]
+    io: Io,
     /// In a namespace of its own: wait until it is tied to the other one, and let one subscriber of so many receive
     #[arg(long)]
     lab_stride: Option<u32>,
@@ -40,6 +45,7 @@ struct Isolated {}
 struct Listening {
     port: u16,
     probe: String,
+    uses_io_uring: bool,
 }
 
 /// What the relay has counted, as of one moment.
@@ -97,14 +103,16 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         lab::set_up_relay(stride)?;
         listen = lab::RELAY;
     }
-    let mut config = relay::Config { listen: (listen, 0).into(), open: true, ..Default::default() };
+    let listen_at = (listen, 0).into();
+    let mut config = relay::Config { listen: listen_at, open: true, io: args.io, ..Default::default() };
     config.limits.channels = args.channels;
     config.limits.subscribers = args.sessions;
     // Every address subscribes to every channel, and one publishes them all.
     config.limits.sessions_per_address = 2 * args.channels + 2;
     let relay = relay::Relay::start(&config)?;
     let port = relay.local_addr().port();
-    say(&Listening { port, probe: relay.probe().to_owned() })?;
+    let uses_io_uring = relay.uses_io_uring();
+    say(&Listening { port, probe: relay.probe().to_owned(), uses_io_uring })?;
     let ending = loop {
         match orders.recv_timeout(Duration::from_millis(20)) {
             Ok(order) => break order,
@@ -117,9 +125,10 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         }
     };
     drop(relay);
+    let io = if uses_io_uring { Io::Uring } else { Io::Mmsg };
     let failed = |error: serde_json::Error| Error::BenchRelay(error.to_string());
     let Ending { train, destinations } = serde_json::from_str(&ending).map_err(failed)?;
-    say(&Limit { gbps: limit::by_uring(listen, &destinations, train, LIMIT_TIME)?.gbps() })
+    say(&Limit { gbps: limit::by_plane(io, listen, &destinations, train, LIMIT_TIME)?.gbps() })
 }
 
 fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
@@ -189,6 +198,7 @@ pub(super) struct RelayProcess {
     pub(super) address: SocketAddrV4,
     /// What the kernel gave it.
     pub(super) probe: String,
+    pub(super) uses_io_uring: bool,
 }
 
 /// The relay says something within this time, or it is stuck.
@@ -199,6 +209,7 @@ impl RelayProcess {
     pub(super) fn start(
         channels: usize,
         sessions: usize,
+        io: Io,
         lab_stride: Option<u32>,
     ) -> Result<RelayProcess, Error> {
         let failed = |error| Error::System("cannot start the relay's process", error);
@@ -209,6 +220,8 @@ impl RelayProcess {
         command.args(["bench", "relay-child"]);
         command.args(lab_stride.map(|stride| format!("--lab-stride={stride}")));
         command.args(["--channels", &channels.to_string(), "--sessions", &sessions.to_string()]);
+        let io = io.to_possible_value().expect("no way is hidden");
+        command.args(["--io", io.get_name()]);
         // Ctrl-C is for the bench: it ends the relay once it has what there is.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
@@ -216,15 +229,17 @@ impl RelayProcess {
         let orders = child.stdin.take();
         let host = if lab_stride.is_some() { lab::RELAY } else { Ipv4Addr::LOCALHOST };
         let address = SocketAddrV4::new(host, 0);
-        let mut relay = RelayProcess { child, orders, lines, address, probe: String::new() };
+        let mut relay =
+            RelayProcess { child, orders, lines, address, probe: String::new(), uses_io_uring: false };
         if lab_stride.is_some() {
             let Isolated {} = relay.hear()?;
             lab::connect(relay.child.id())?;
             relay.order("connected")?;
         }
-        let Listening { port, probe } = relay.hear()?;
+        let Listening { port, probe, uses_io_uring } = relay.hear()?;
         relay.address.set_port(port);
         relay.probe = probe;
+        relay.uses_io_uring = uses_io_uring;
         Ok(relay)
     }
 

@@ -35,7 +35,7 @@ impl Bench {
             Sinking::Lab => (lab::SUBSCRIBERS, Some(lab::stride(subscribers))),
         };
         let stride = lab_stride.unwrap_or(1);
-        let relay = RelayProcess::start(channels, channels * subscribers as usize, lab_stride)?;
+        let relay = RelayProcess::start(channels, channels * subscribers as usize, self.args.io, lab_stride)?;
         let mut sink = Sink::open(subscribers)?;
         let destinations = sink.destinations(first, subscribers);
         warm_buffers(&sink, &relay, &destinations);
@@ -168,6 +168,7 @@ impl Run<'_> {
             bits_per_second: self.bench.args.bitrate.bits_per_second,
             interrupted: self.bench.interrupt.is_set(),
             probe: self.relay.probe.clone(),
+            uses_io_uring: self.relay.uses_io_uring,
             samples: [first, last],
             tallies,
             sink_drops: [before.1, socket_drops(self.ports)],
