@@ -53,6 +53,9 @@ pub const DIALS_PER_CHANNEL_MAX: usize = 16;
 /// Sessions in which one channel comes to a node: accepted publishers and dialled relays.
 pub const UPSTREAMS_PER_CHANNEL_MAX: usize = PUBLISHERS_PER_CHANNEL_MAX + DIALS_PER_CHANNEL_MAX;
 
+/// A subscriber that the kernel would not send to this many times between two of its reports is let go.
+pub const REFUSED_SENDS_MAX: u32 = 32;
+
 /// How long a session holds without a report: ten lost reports in a row.
 pub const LEASE: Duration = Duration::from_secs(10);
 
@@ -71,7 +74,7 @@ pub const HELLO_WAIT_MIN: Duration = Duration::from_millis(200);
 /// See [`HELLO_WAIT_MIN`].
 pub const HELLO_WAIT_MAX: Duration = Duration::from_millis(1_000);
 
-/// Unanswered `Hello`s before the user is told.
+/// The user is told each time that this many `Hello`s more went unanswered.
 pub const HELLOS_UNTIL_TOLD: u32 = 5;
 
 /// A refusal asks the newcomer to wait this long.

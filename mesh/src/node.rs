@@ -12,7 +12,7 @@ mod transmit;
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use codec::wire::control::{ByeReason, Control, RefuseReason};
+use codec::wire::control::{ByeReason, Control, RefuseReason, Sender};
 use codec::wire::{SHARD, kind_of};
 use codec::{ChannelKey, ChannelTag, Fec, Sequence, ShardSet};
 use rand_chacha::ChaCha12Rng;
@@ -26,7 +26,7 @@ use crate::cookie::CookieJar;
 use crate::dial::Dial;
 use crate::fanout::Fanout;
 use crate::hash::{SeededMap, SeededState};
-use crate::limits::{ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, EVENT_QUEUE_MAX, Limits};
+use crate::limits::{ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, EVENT_QUEUE_MAX, Limits, REFUSED_SENDS_MAX};
 use crate::outbox::{Outbox, Payload, Transmit};
 use crate::session::{PeerKey, Session};
 use crate::stats::{ChannelCounters, Counters, DropReason, Verdict};
@@ -90,7 +90,7 @@ pub enum Event {
         /// Other nodes that the refusing one named.
         nodes: Vec<SocketAddr>,
     },
-    /// Several `Hello`s went unanswered. Told once until there is an answer.
+    /// Several `Hello`s more went unanswered.
     Unanswered {
         /// Which dial.
         dial: DialId,
@@ -318,6 +318,8 @@ impl Node {
     pub fn close(&mut self) {
         self.closing = Some(0);
         self.dials.clear();
+        // Nobody is to be answered any more, and goodbyes are to find room.
+        self.control.clear();
     }
 
     /// The bytes of a message of the last batch, for those who send by copying.
@@ -328,6 +330,20 @@ impl Node {
                 self.arena.bytes(range)
             }
             Payload::Control(range) => &outbox.control_bytes()[range.clone()],
+        }
+    }
+
+    /// The kernel would not send to this address: the subscribers there are let go if that goes on.
+    pub fn note_refused(&mut self, address: SocketAddr) {
+        for index in 0..self.channels.capacity() {
+            let Some(channel) = self.channels.get(index) else { continue };
+            let peer = PeerKey { address, tag: channel.verifier.tag(), peer: Sender::Subscriber };
+            let Some(&session) = self.sessions_by_peer.get(&peer) else { continue };
+            self.sessions[session].refused_sends += 1;
+            if self.sessions[session].refused_sends >= REFUSED_SENDS_MAX {
+                self.counters.sessions_unreachable += 1;
+                self.end_session(session);
+            }
         }
     }
 

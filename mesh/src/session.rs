@@ -37,6 +37,8 @@ pub(crate) struct Session {
     pub(crate) heard_at: Time,
     pub(crate) report_at: Time,
     pub(crate) rtt: Option<Duration>,
+    /// Sends to the peer that the kernel refused since its last report.
+    pub(crate) refused_sends: u32,
     /// The peer's last report: its stamp and when it came.
     echo: (u64, Time),
     pub(crate) side: Side,
@@ -104,6 +106,7 @@ impl Session {
             heard_at: now,
             report_at: now,
             rtt: None,
+            refused_sends: 0,
             echo: (0, now),
             side,
         }
@@ -128,6 +131,7 @@ impl Session {
     /// Takes in the peer's report: round trip and, from a subscriber, its loss.
     pub(crate) fn note_report(&mut self, now: Time, report: &Report) {
         self.echo = (report.stamp_us, now);
+        self.refused_sends = 0;
         if report.echo_us != 0 {
             let away = now.0.saturating_sub(report.echo_us).saturating_sub(u64::from(report.held_us));
             let sample = Duration::from_micros(away);

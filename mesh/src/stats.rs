@@ -134,6 +134,8 @@ pub struct Counters {
     pub sessions_refused: u64,
     /// Leases that ran out.
     pub leases_expired: u64,
+    /// Subscribers let go because the kernel would not send to them.
+    pub sessions_unreachable: u64,
     /// Drops by [`DropReason`].
     pub dropped: [u64; DropReason::ALL.len()],
 }

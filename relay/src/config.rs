@@ -1,6 +1,8 @@
 //! The daemon's configuration: a TOML file, every key of which is explained in `systemd/superpeer.toml`.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -16,8 +18,8 @@ use crate::plane::Io;
 /// The commented default, which `--print-config` prints.
 pub const DEFAULT_CONFIG: &str = include_str!("../../systemd/superpeer.toml");
 
-/// A configuration file is at most this long, in bytes: 10,000 channels.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+/// A configuration file is at most this long, in bytes: the links of 100,000 channels.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// What the daemon is told. The keys are those of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -109,12 +111,10 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is longer than any configuration is.
-    #[error("{path} is {bytes} bytes long, a configuration is at most {FILE_BYTES_MAX}")]
+    #[error("{path} is longer than {FILE_BYTES_MAX} bytes: that is no configuration")]
     Length {
         /// The file.
         path: String,
-        /// Its length.
-        bytes: u64,
     },
     /// Not TOML, an unknown key, or a value of the wrong kind. The message shows line and column.
     #[error("{path}: {source}`superpeerd --print-config` shows every key with its meaning")]
@@ -125,8 +125,10 @@ pub enum ConfigError {
         source: toml::de::Error,
     },
     /// A value out of range.
-    #[error("limits.{key} = {value}: must be {least} to {most}")]
+    #[error("{path}: limits.{key} = {value}: must be {least} to {most}")]
     Range {
+        /// The file.
+        path: String,
         /// The key.
         key: &'static str,
         /// What it was set to.
@@ -146,11 +148,12 @@ impl Config {
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
         let name = || path.display().to_string();
         let unreadable = |source| ConfigError::Read { path: name(), source };
-        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+        let mut text = String::new();
+        let file = File::open(path).map_err(unreadable)?;
+        let bytes = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)? as u64;
         if bytes > FILE_BYTES_MAX {
-            return Err(ConfigError::Length { path: name(), bytes });
+            return Err(ConfigError::Length { path: name() });
         }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
         Config::parse(&text, &name())
     }
 
@@ -161,7 +164,7 @@ impl Config {
     pub fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
         let config: Config =
             toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
-        config.limits.check()?;
+        config.limits.check(path)?;
         Ok(config)
     }
 
@@ -191,7 +194,7 @@ impl Config {
 }
 
 impl LimitsConfig {
-    fn check(&self) -> Result<(), ConfigError> {
+    fn check(&self, path: &str) -> Result<(), ConfigError> {
         let mib_min = SLOT_MEMORY_BYTES_MIN.div_ceil(1 << 20);
         let mib_max = SLOT_MEMORY_BYTES_MAX >> 20;
         let ranges = [
@@ -203,7 +206,9 @@ impl LimitsConfig {
             ("memory_mib", self.memory_mib, mib_min, mib_max),
         ];
         match ranges.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
-            Some((key, value, least, most)) => Err(ConfigError::Range { key, value, least, most }),
+            Some((key, value, least, most)) => {
+                Err(ConfigError::Range { path: path.to_owned(), key, value, least, most })
+            }
             None => Ok(()),
         }
     }

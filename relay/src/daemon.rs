@@ -61,16 +61,10 @@ pub fn run() -> ExitCode {
         }
     };
     if args.print_config {
-        // As above.
-        let _ = std::io::stdout().write_all(DEFAULT_CONFIG.as_bytes());
-        return ExitCode::SUCCESS;
+        return print(DEFAULT_CONFIG);
     }
     match load(&args) {
-        Ok(_) if args.check_config => {
-            // As above.
-            let _ = writeln!(std::io::stdout(), "the configuration is right");
-            ExitCode::SUCCESS
-        }
+        Ok(_) if args.check_config => print("the configuration is right\n"),
         Ok(config) => serve(&config),
         Err(error) => complain(&error),
     }
@@ -91,6 +85,8 @@ fn serve(config: &Config) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // A log that cannot be written must not end the relay.
+        .log_internal_errors(false)
         .init();
     if !config.open && config.admission() == mesh::Admission::Listed(Default::default()) {
         tracing::warn!(
@@ -116,6 +112,15 @@ fn serve(config: &Config) -> ExitCode {
             error!(%error, "cannot listen for signals");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// That its reader has gone is no failure, a full disk is.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => complain(&error),
+        _ => ExitCode::SUCCESS,
     }
 }
 

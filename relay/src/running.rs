@@ -23,20 +23,12 @@ pub enum StartError {
     #[error(transparent)]
     Plane(#[from] OpenError),
     /// The slot memory.
-    #[error("cannot map {bytes} bytes of slot memory: {source}; set a smaller `memory` in the configuration")]
+    #[error(
+        "cannot map {bytes} bytes of slot memory: {source}; set a smaller limits.memory_mib in the configuration"
+    )]
     Memory {
         /// What was asked for.
         bytes: usize,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The address.
-    #[error(
-        "cannot listen on UDP {listen}: {source}; another program (or another superpeerd) has it, or it is not an address of this machine; `ss -lunp` shows who listens"
-    )]
-    Listen {
-        /// The address.
-        listen: SocketAddr,
         /// What the kernel said.
         source: io::Error,
     },
@@ -161,7 +153,7 @@ fn ensure_free(listen: SocketAddr) -> Result<(), StartError> {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up_at => {
                 thread::sleep(PORT_WAIT);
             }
-            Err(source) => return Err(StartError::Listen { listen, source }),
+            Err(error) => return Err(OpenError::of_bind(listen, error).into()),
         }
     }
 }

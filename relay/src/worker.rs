@@ -14,6 +14,12 @@ use crate::plane::{Plane, PlaneCounters};
 /// How often a worker says what it has counted.
 pub(crate) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Goodbyes take no longer than this, whatever comes in meanwhile.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+/// A kernel that would not even wait is asked again after this time.
+const WAIT_FAILED_PAUSE: Duration = Duration::from_millis(10);
+
 /// What a worker has counted and carries, as of one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -54,6 +60,7 @@ pub(crate) struct Worker {
     clock: Anchor,
     shared: Arc<Shared>,
     snapshot_at: Time,
+    wait_errors: u64,
 }
 
 impl Worker {
@@ -65,6 +72,7 @@ impl Worker {
             clock,
             shared,
             snapshot_at: Time::default(),
+            wait_errors: 0,
         }
     }
 
@@ -81,7 +89,8 @@ impl Worker {
             }
         }
         self.node.close();
-        while self.turn() == Progress::More {}
+        let give_up_at = self.now().after(GOODBYE_MAX);
+        while self.turn() == Progress::More && self.now() < give_up_at {}
         self.snapshot(self.now())
     }
 
@@ -102,8 +111,7 @@ impl Worker {
         if !self.outbox.is_empty() {
             self.plane.transmit(&self.outbox);
         }
-        // Destinations that the kernel refuses cost their leases: their reports do not come.
-        self.plane.refused().for_each(drop);
+        self.plane.refused().for_each(|address| self.node.note_refused(address));
         if self.snapshot_at <= now {
             let snapshot = self.snapshot(now);
             self.shared.snapshots.force_push(snapshot);
@@ -116,10 +124,12 @@ impl Worker {
         let next = self.node.next_timeout().map_or(self.snapshot_at, |at| at.min(self.snapshot_at));
         let timeout = next.since(self.now());
         if let Err(error) = self.plane.wait(Some(timeout)) {
-            // Receiving goes on; the plane counts these. A kernel that fails each time must not fill the log's disk.
-            if self.plane.counters().receive_errors.is_power_of_two() {
-                warn!(%error, count = self.plane.counters().receive_errors, "the kernel ended receiving; taken up again");
+            // A kernel that fails each time must fill neither the log's disk nor the processor.
+            self.wait_errors += 1;
+            if self.wait_errors.is_power_of_two() {
+                warn!(%error, count = self.wait_errors, "the kernel would not receive or wait; taken up again");
             }
+            std::thread::sleep(WAIT_FAILED_PAUSE);
         }
     }
 

@@ -1,6 +1,5 @@
 //! Keeping contact with a relay: names are resolved in the background, addresses tried in turn, and the user told.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -28,11 +27,14 @@ pub struct Contact {
     dial: Option<DialId>,
     /// The relay that the dial is turned to, and which of its addresses.
     current: (usize, usize),
+    target: Option<SocketAddr>,
     answers: Receiver<Answer>,
     answer_to: Sender<Answer>,
     waker: Arc<Waker>,
     /// A session is held now.
     connected: bool,
+    /// The user knows that there is no answer.
+    told: bool,
 }
 
 struct Relay {
@@ -66,10 +68,12 @@ impl Contact {
             relays: names.into_iter().map(relay).collect(),
             dial: None,
             current: (0, 0),
+            target: None,
             answers,
             answer_to,
             waker: driver.waker(),
             connected: false,
+            told: false,
         }
     }
 
@@ -129,10 +133,8 @@ impl Contact {
                 relay.addresses = addresses.iter().map(canonical).collect();
                 relay.lookup = Lookup::Done;
                 relay.wait = LOOKUP_WAIT_MIN;
-                if self.dial.is_none() {
-                    let now = driver.now();
-                    self.current = (index, 0);
-                    self.dial = Some(driver.node.dial(now, self.channel, relay.addresses[0]));
+                if self.dial.is_none() || (index == self.current.0 && !self.connected) {
+                    self.settle_on(driver, index);
                 }
             }
             Err(error) => {
@@ -161,6 +163,7 @@ impl Contact {
         }
         let name = self.describe();
         self.connected = matches!(event, Event::Connected { .. });
+        self.told &= !self.connected;
         match event {
             Event::Connected { is_live: true, .. } => {
                 say(&format!("connected to {name}; the channel is live"))
@@ -172,9 +175,11 @@ impl Contact {
                 say(&format!("lost {name}: {}; trying again", describe_loss(*reason)))
             }
             Event::Unanswered { .. } => {
-                say(&format!(
-                    "{name} does not answer; trying on (is a relay running there, and UDP let through?)"
-                ));
+                if !std::mem::replace(&mut self.told, true) {
+                    say(&format!(
+                        "{name} does not answer; trying on (is a relay running there, and UDP let through?)"
+                    ));
+                }
                 self.turn_to_next(driver);
             }
             Event::Refused { reason, .. } => {
@@ -189,30 +194,43 @@ impl Contact {
         Ok(())
     }
 
-    /// Turns the dial to the next address, of the next relay when this one's are used up, and asks for the addresses
-    /// of that one anew: they may have changed.
-    fn turn_to_next(&mut self, driver: &mut Driver) {
-        let (relay, address) = self.current;
-        let count = self.relays.len();
-        let usable: HashSet<usize> = (0..count)
-            .filter(|&index| self.relays[index].refused.is_none() && !self.relays[index].addresses.is_empty())
-            .collect();
-        let next_relay = (1..=count).map(|step| (relay + step) % count).find(|index| usable.contains(index));
-        let more_here = usable.contains(&relay) && address + 1 < self.relays[relay].addresses.len();
-        let next = match (more_here, next_relay) {
-            (true, _) => (relay, address + 1),
-            (false, Some(index)) => (index, 0),
-            (false, None) => return,
-        };
-        if next.1 == 0 && self.relays[next.0].lookup == Lookup::Done {
-            self.relays[next.0].lookup = Lookup::Due(Instant::now());
+    /// Dials the relay whose addresses have just been found, unless it is being dialled at one of them.
+    fn settle_on(&mut self, driver: &mut Driver, index: usize) {
+        let (now, addresses) = (driver.now(), &self.relays[index].addresses);
+        if let Some(place) = addresses.iter().position(|address| Some(*address) == self.target) {
+            self.current = (index, place);
+            return;
         }
-        let target = self.relays[next.0].addresses[next.1];
-        let moved = next != self.current;
-        self.current = next;
-        if let Some(dial) = self.dial.filter(|_| moved) {
-            let now = driver.now();
-            driver.node.redirect(now, dial, target);
+        let first = addresses[0];
+        match self.dial {
+            None => self.dial = Some(driver.node.dial(now, self.channel, first)),
+            Some(dial) if driver.node.redirect(now, dial, first) => {}
+            // Another contact has it.
+            Some(_) => return,
+        }
+        (self.current, self.target) = ((index, 0), Some(first));
+    }
+
+    /// Turns the dial to the next address of all relays that have not refused, but not to one that another contact has;
+    /// and asks for this relay's addresses anew, for they may have changed.
+    fn turn_to_next(&mut self, driver: &mut Driver) {
+        let current = &mut self.relays[self.current.0];
+        if current.lookup == Lookup::Done {
+            current.lookup = Lookup::Due(Instant::now());
+        }
+        let Some(dial) = self.dial else { return };
+        let usable = self.relays.iter().enumerate().filter(|(_, relay)| relay.refused.is_none());
+        let places = usable.flat_map(|(index, relay)| (0..relay.addresses.len()).map(move |at| (index, at)));
+        let mut places: Vec<(usize, usize)> = places.collect();
+        let after = places.iter().position(|place| *place > self.current).unwrap_or(0);
+        places.rotate_left(after);
+        let now = driver.now();
+        for place in places.into_iter().filter(|place| *place != self.current) {
+            let target = self.relays[place.0].addresses[place.1];
+            if driver.node.redirect(now, dial, target) {
+                (self.current, self.target) = (place, Some(target));
+                return;
+            }
         }
     }
 

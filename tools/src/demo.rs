@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use codec::{ChannelKey, ChannelSecret, Sequence};
 use hdrhistogram::Histogram;
-use mesh::{ChannelCounters, ChannelId, DialId, Event, Limits, SinkConfig};
+use mesh::{ChannelCounters, ChannelId, Event, Limits, SinkConfig};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
@@ -90,6 +91,7 @@ impl fmt::Display for Bitrate {
 /// # Errors
 /// When the relay does not start, a viewer does not connect, or its bytes differ from what was published.
 pub fn run(args: Args) -> Result<(), Error> {
+    raise_descriptor_limit();
     let mut config =
         relay::Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), open: true, ..Default::default() };
     config.limits.sessions_per_address = args.viewers as usize + 1;
@@ -103,11 +105,19 @@ pub fn run(args: Args) -> Result<(), Error> {
     let board = Arc::new(Board::default());
     let viewers = start_viewers(args.viewers, secret.key(), relay.local_addr(), &board)?;
     let mut publisher = DemoPublisher::open(secret, relay.local_addr(), args.bitrate)?;
-    let interrupt = Interrupt::listen(publisher.driver.waker())?;
+    let interrupt = Interrupt::listen(Arc::default(), publisher.driver.waker())?;
     let published = publisher.run(args.duration(), &board, args.viewers, &interrupt)?;
     let results: Vec<Watched> = viewers.into_iter().map(join).collect::<Result<_, _>>()?;
     let snapshot = relay.stop().unwrap_or_default();
     report(&published, &results, &snapshot)
+}
+
+/// A viewer takes three descriptors, and the usual limit is 1,024; what may be had is usually much more.
+fn raise_descriptor_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Where it does not suffice, the viewer that gets none says so.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 /// What the threads of the demo tell each other.
@@ -128,7 +138,7 @@ const TAIL_MAX: Duration = Duration::from_secs(10);
 /// Viewers wait this long for a missing chunk: on one machine only a busy processor makes it late.
 const VIEWER_DELAY: Duration = Duration::from_secs(2);
 
-/// 4 s at 8 Mbit/s; of a thousand viewers it is 6 GB of address space, of which the window's length is used.
+/// 4 s at 8 Mbit/s. It is address space until it is used, and a viewer gives back what it has written.
 const VIEWER_SLOTS: usize = 110;
 
 struct Published {
@@ -140,7 +150,7 @@ struct Published {
 struct DemoPublisher {
     driver: Driver,
     channel: ChannelId,
-    dial: Option<DialId>,
+    connected: bool,
     source: StreamSource,
 }
 
@@ -149,8 +159,8 @@ impl DemoPublisher {
         let mut driver = Driver::open(Limits::default(), VIEWER_SLOTS)?;
         let now = driver.now();
         let channel = driver.node.add_source(now, secret);
-        let dial = Some(driver.node.dial(now, channel, relay));
-        Ok(DemoPublisher { driver, channel, dial, source: StreamSource::new(bitrate) })
+        driver.node.dial(now, channel, relay);
+        Ok(DemoPublisher { driver, channel, connected: false, source: StreamSource::new(bitrate) })
     }
 
     /// Waits for everybody, publishes, and waits until the relay has it all.
@@ -162,7 +172,7 @@ impl DemoPublisher {
         interrupt: &Interrupt,
     ) -> Result<Published, Error> {
         self.wait_for(CONNECT_MAX, |publisher| {
-            let here = publisher.dial.is_none() && board.connected.load(Ordering::Acquire) == viewers;
+            let here = publisher.connected && board.connected.load(Ordering::Acquire) >= viewers;
             here || interrupt.is_set()
         })?;
         let start = Instant::now();
@@ -196,7 +206,7 @@ impl DemoPublisher {
             self.driver.turn(STEP)?;
             while let Some(event) = self.driver.node.poll_event() {
                 if matches!(event, Event::Connected { .. }) {
-                    self.dial = None;
+                    self.connected = true;
                 }
             }
         }
@@ -262,9 +272,12 @@ fn start_viewers(
     relay: SocketAddr,
     board: &Arc<Board>,
 ) -> Result<Vec<JoinHandle<Result<Watched, Error>>>, Error> {
+    let limits = Limits { window: 2 * VIEWER_DELAY, ..Limits::default() };
     let start = |number| {
         let board = Arc::clone(board);
-        let body = move || watch(key, relay, &board);
+        // Here, so that a machine that has not enough descriptors says so.
+        let driver = Driver::open(limits.clone(), VIEWER_SLOTS)?;
+        let body = move || watch(driver, key, relay, &board);
         let spawned = thread::Builder::new().name(format!("viewer-{number}")).spawn(body);
         spawned.map_err(|error| Error::System("cannot start a thread", error))
     };
@@ -276,9 +289,7 @@ fn join(viewer: JoinHandle<Result<Watched, Error>>) -> Result<Watched, Error> {
 }
 
 /// One viewer: watches until the channel ends.
-fn watch(key: ChannelKey, relay: SocketAddr, board: &Board) -> Result<Watched, Error> {
-    let limits = Limits { window: 2 * VIEWER_DELAY, ..Limits::default() };
-    let mut driver = Driver::open(limits, VIEWER_SLOTS)?;
+fn watch(mut driver: Driver, key: ChannelKey, relay: SocketAddr, board: &Board) -> Result<Watched, Error> {
     let sink = SinkConfig { delay: VIEWER_DELAY, from: Sequence(0) };
     let channel = driver.node.add_sink(&key, sink).expect("the key of a secret");
     let now = driver.now();

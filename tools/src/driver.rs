@@ -42,7 +42,8 @@ pub struct Driver {
     waker: Arc<Waker>,
     clock: Anchor,
     outbox: Outbox,
-    buffers: Vec<Vec<u8>>,
+    /// `BATCH_SIZE` buffers of `MESSAGE_BYTES` side by side; untouched until something comes.
+    buffers: Vec<u8>,
     /// The socket may have more than was taken in.
     readable: bool,
 }
@@ -78,7 +79,7 @@ impl Driver {
             waker,
             clock: Anchor::new(SystemTime::now(), Instant::now()),
             outbox: Outbox::new(BATCH_MESSAGES),
-            buffers: vec![vec![0; MESSAGE_BYTES]; BATCH_SIZE],
+            buffers: vec![0; BATCH_SIZE * MESSAGE_BYTES],
             readable: true,
         })
     }
@@ -129,7 +130,7 @@ impl Driver {
             }
             let mut meta = [RecvMeta::default(); BATCH_SIZE];
             let mut slices: Vec<IoSliceMut<'_>> =
-                self.buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+                self.buffers.chunks_mut(MESSAGE_BYTES).map(IoSliceMut::new).collect();
             let received = match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut meta) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -137,11 +138,11 @@ impl Driver {
                     return Ok(());
                 }
                 // An ICMP message about something sent earlier; the node finds out by silence.
-                Err(error) if is_about_a_peer(&error) => continue,
-                Err(error) => return Err(error),
+                Err(error) if is_broken(&error) => return Err(error),
+                Err(_) => continue,
             };
             let now = self.now();
-            for (meta, buffer) in meta[..received].iter().zip(&self.buffers) {
+            for (meta, buffer) in meta[..received].iter().zip(self.buffers.chunks(MESSAGE_BYTES)) {
                 let from = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
                 for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
                     self.node.handle_datagram(now, from, datagram);
@@ -169,18 +170,23 @@ impl Driver {
         }
     }
 
-    /// Sends datagrams of one destination. What the socket does not take at once is lost like anything on the way:
-    /// repair brings it.
+    /// Sends datagrams of one destination. What the socket does not take at once, or cannot deliver there, is lost like
+    /// anything on the way: repair brings it, or silence tells the node.
     fn send_part(&self, to: SocketAddr, part: &[u8]) -> io::Result<()> {
+        let is_train = part.len() > DATAGRAM_BYTES;
         let transmit = quinn_udp::Transmit {
             destination: to,
             ecn: None,
             contents: part,
-            segment_size: (part.len() > DATAGRAM_BYTES).then_some(DATAGRAM_BYTES),
+            segment_size: is_train.then_some(DATAGRAM_BYTES),
             src_ip: None,
         };
         match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock && !is_about_a_peer(&error) => Err(error),
+            Err(error) if is_broken(&error) => Err(error),
+            // Segmentation may be what this route does not take; one by one they say so themselves.
+            Err(error) if is_train && error.kind() != io::ErrorKind::WouldBlock => {
+                part.chunks(DATAGRAM_BYTES).try_for_each(|datagram| self.send_part(to, datagram))
+            }
             _ => Ok(()),
         }
     }
@@ -226,22 +232,12 @@ fn mapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Errors that say something about one destination or the network, not about the socket.
-fn is_about_a_peer(error: &io::Error) -> bool {
-    use io::ErrorKind::*;
-    matches!(
-        error.kind(),
-        ConnectionRefused
-            | ConnectionReset
-            | HostUnreachable
-            | NetworkUnreachable
-            | NetworkDown
-            | PermissionDenied
-            | AddrNotAvailable
-            | Interrupted
-            | InvalidInput
-    ) || error.raw_os_error() == Some(NO_BUFFER_SPACE)
+/// Whether an error says that the socket itself is gone; all others are about one destination, the network or the moment.
+pub(crate) fn is_broken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(BAD_DESCRIPTOR | NOT_A_SOCKET))
 }
 
-/// `ENOBUFS` on Linux: the device's queue is full.
-const NO_BUFFER_SPACE: i32 = 105;
+/// `EBADF` and `ENOTSOCK` on Linux and the BSDs.
+const BAD_DESCRIPTOR: i32 = 9;
+/// See [`BAD_DESCRIPTOR`]; the BSDs' is 38.
+const NOT_A_SOCKET: i32 = 88;

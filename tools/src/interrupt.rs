@@ -11,19 +11,20 @@ use signal_hook::iterator::Signals;
 use crate::Error;
 
 /// Set once somebody asks the command to end.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Interrupt {
     flag: Arc<AtomicBool>,
 }
 
 impl Interrupt {
-    /// Listens from now on; `waker` is used when a signal comes. A second signal ends the process at once.
+    /// Listens from now on; `flag` is set and `waker` is used when a signal comes. A second signal ends the process at
+    /// once.
     ///
     /// # Errors
     /// When the system does not let the process listen for signals.
-    pub fn listen(waker: Arc<Waker>) -> Result<Interrupt, Error> {
+    pub fn listen(flag: Arc<AtomicBool>, waker: Arc<Waker>) -> Result<Interrupt, Error> {
         // The flag is looked at once a second in any case.
-        Interrupt::start(move || drop(waker.wake()))
+        Interrupt::start(flag, move || drop(waker.wake()))
     }
 
     /// Listens from now on, for those who look at the flag often enough without being woken.
@@ -31,12 +32,11 @@ impl Interrupt {
     /// # Errors
     /// As [`Interrupt::listen`].
     pub fn listen_quietly() -> Result<Interrupt, Error> {
-        Interrupt::start(|| ())
+        Interrupt::start(Arc::default(), || ())
     }
 
-    fn start(wake: impl Fn() + Send + 'static) -> Result<Interrupt, Error> {
-        let interrupt = Interrupt::default();
-        let flag = Arc::clone(&interrupt.flag);
+    fn start(flag: Arc<AtomicBool>, wake: impl Fn() + Send + 'static) -> Result<Interrupt, Error> {
+        let interrupt = Interrupt { flag: Arc::clone(&flag) };
         let failed = |error| Error::System("cannot listen for signals", error);
         let mut signals = Signals::new(TERM_SIGNALS).map_err(failed)?;
         let body = move || {
@@ -54,10 +54,5 @@ impl Interrupt {
     /// Whether a signal came.
     pub fn is_set(&self) -> bool {
         self.flag.load(Ordering::Acquire)
-    }
-
-    /// The flag itself.
-    pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.flag)
     }
 }

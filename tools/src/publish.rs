@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,8 +53,18 @@ pub struct Args {
 /// How long the end of the channel may take to reach the relays.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// Blocks of up to 64 KiB between the reader and the node: a second of a very fast stream.
+/// Blocks between the reader and the node: up to 64 KiB each from a pipe, a datagram's worth from a file or the network.
 const BLOCKS_MAX: usize = 64;
+
+/// Blocks that are made into chunks before the node is asked what is to be sent.
+const BLOCKS_PER_ROUND: usize = 4;
+
+/// Chunks that a relay may be behind: half of what is kept to repair from. A relay says once a second how far it is; at
+/// 100 Mbit/s that is 380 chunks.
+const UNSETTLED_MAX: u64 = PUBLISHER_SLOTS as u64 / 2;
+
+/// How long an input that is held back waits before the next look.
+const BEHIND_PAUSE: Duration = Duration::from_millis(20);
 
 /// A stream without a random-access point for this long has none.
 const NO_JOIN_POINT_WAIT: Duration = Duration::from_secs(10);
@@ -70,18 +81,23 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let key = KeyFile::read(&args.key)?;
     let mut driver = Driver::open(publisher_limits(), PUBLISHER_SLOTS)?;
-    let interrupt = Interrupt::listen(driver.waker())?;
-    let input = Input::open(&args.input, args.looped, interrupt.flag())?;
+    // Opening may wait, for the other end of a pipe: until then a signal ends the command as signals do.
+    let stop = Arc::<AtomicBool>::default();
+    let input = Input::open(&args.input, args.looped, Arc::clone(&stop))?;
+    let interrupt = Interrupt::listen(stop, driver.waker())?;
     let now = driver.now();
     let channel = driver.node.add_source(now, key.secret);
     let contact = |name: String| Contact::new(&driver, channel, vec![name]);
     let contacts = relays.into_iter().map(contact).collect();
     let blocks = spawn_reader(input, driver.waker())?;
-    let mut publisher = Publisher { driver, contacts, stream: Stream::new(channel), interrupt };
+    let mut publisher =
+        Publisher { driver, contacts, stream: Stream::new(channel), interrupt, told_of_haste: false };
     // What failed first is what the user has to know.
-    let ended = publisher.publish(&blocks);
-    let finished = publisher.finish(channel);
-    ended.and(finished)
+    match publisher.publish(&blocks) {
+        // Nobody is left to be given the rest.
+        Err(error @ Error::Refused { .. }) => Err(error),
+        ended => ended.and(publisher.finish(channel)),
+    }
 }
 
 /// What a publisher keeps to repair from: 10 s of 30 Mbit/s.
@@ -124,27 +140,48 @@ struct Publisher {
     contacts: Vec<Contact>,
     stream: Stream,
     interrupt: Interrupt,
+    /// The user knows that the input is faster than real time.
+    told_of_haste: bool,
 }
 
 impl Publisher {
     /// Publishes until the input ends or somebody asks for the end.
     fn publish(&mut self, blocks: &Receiver<Block>) -> Result<(), Error> {
         while !self.interrupt.is_set() {
-            loop {
+            let room = self.room();
+            for _ in 0..room {
                 match blocks.try_recv() {
                     Ok(block) => self.stream.push(&mut self.driver, &block?),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 }
             }
-            self.turn()?;
+            let longest = match room {
+                0 => BEHIND_PAUSE,
+                _ if blocks.is_empty() => Duration::from_secs(1),
+                _ => Duration::ZERO,
+            };
+            self.turn(longest)?;
         }
         Ok(())
     }
 
+    /// How many blocks may be taken in this round. A live input never comes faster than it is carried; one that does is
+    /// held back, as long as there is a relay that gets on with it.
+    fn room(&mut self) -> usize {
+        if self.driver.node.unsettled(self.stream.channel) < UNSETTLED_MAX {
+            return BLOCKS_PER_ROUND;
+        }
+        if !std::mem::replace(&mut self.told_of_haste, true) {
+            say(
+                "the input comes faster than it is carried: it is held back (`ffmpeg -re` sends at the stream's speed)",
+            );
+        }
+        0
+    }
+
     /// One round of the node. The input goes on whether or not a relay is there: what is too old is dropped.
-    fn turn(&mut self) -> Result<(), Error> {
-        let mut longest = Duration::from_secs(1);
+    fn turn(&mut self, mut longest: Duration) -> Result<(), Error> {
         for contact in &mut self.contacts {
             if let Some(at) = contact.poll(&mut self.driver) {
                 longest = longest.min(at.saturating_duration_since(Instant::now()));
@@ -152,20 +189,17 @@ impl Publisher {
         }
         self.driver.turn(longest)?;
         while let Some(event) = self.driver.node.poll_event() {
-            let mut refusals = Vec::new();
+            let mut refusal = None;
             for contact in &mut self.contacts {
-                if let Err(error) = contact.handle_event(&mut self.driver, &event) {
-                    refusals.push(error);
-                }
-            }
-            // One relay of several may refuse; with none left there is nobody to publish to.
-            for error in refusals {
-                if self.contacts.len() == 1 {
-                    return Err(error);
-                }
-                say(&error.to_string());
+                refusal = contact.handle_event(&mut self.driver, &event).err().or(refusal);
             }
             self.contacts.retain(|contact| !contact.is_refused());
+            match refusal {
+                // With none left there is nobody to publish to.
+                Some(error) if self.contacts.is_empty() => return Err(error),
+                Some(error) => say(&error.to_string()),
+                None => {}
+            }
         }
         Ok(())
     }
@@ -175,10 +209,11 @@ impl Publisher {
         let now = self.driver.now();
         self.driver.node.finish(now, channel);
         // Whoever asks for the end while no relay answers does not want to wait for one.
-        let in_vain = self.interrupt.is_set() && !self.contacts.iter().any(Contact::is_connected);
+        let interrupted = self.interrupt.is_set();
+        let in_vain = interrupted && !self.contacts.iter().any(Contact::is_connected);
         let give_up_at = Instant::now() + if in_vain { Duration::ZERO } else { DRAIN_MAX };
         while !self.contacts.is_empty() && !self.is_drained(channel) && Instant::now() < give_up_at {
-            self.turn()?;
+            self.turn(Duration::from_secs(1))?;
         }
         let behind = self.contacts.iter().filter(|contact| !contact.is_connected()).count();
         let nobody = behind == self.contacts.len();

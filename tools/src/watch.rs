@@ -1,6 +1,7 @@
 //! `superpeer watch`: a channel onto a screen.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -49,8 +50,8 @@ pub struct Args {
     pub relays: Vec<String>,
 }
 
-/// Longer than any relay keeps a chunk to repair it from.
-const DELAY_MS_MAX: i64 = 60_000;
+/// A relay keeps a chunk to repair it from for 10 s.
+const DELAY_MS_MAX: i64 = 10_000;
 
 /// Where watching begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -98,7 +99,6 @@ const WINDOW_MIN: Duration = Duration::from_secs(5);
 pub fn run(args: Args) -> Result<(), Error> {
     let relays = args.relays()?;
     let mut driver = Driver::open(viewer_limits(args.delay()), VIEWER_SLOTS)?;
-    let interrupt = Interrupt::listen(driver.waker())?;
     let from = match args.from {
         From::Live => Sequence(0),
         From::Start => Sequence(1),
@@ -107,7 +107,9 @@ pub fn run(args: Args) -> Result<(), Error> {
     let channel = driver.node.add_sink(&args.link.key, sink);
     let channel = channel.map_err(|error| Error::Usage(format!("the link's channel key: {error}")))?;
     let contact = Contact::new(&driver, channel, relays);
+    // Opening may wait, for the other end of a pipe: until then a signal ends the command as signals do.
     let writer = Writer::start(Output::open(&args.output())?, driver.clock(), driver.waker())?;
+    let interrupt = Interrupt::listen(Arc::default(), driver.waker())?;
     let mut viewer =
         Viewer { driver, contact, channel, writer, interrupt, stats: args.stats.then(Stats::new) };
     let watched = viewer.watch();
@@ -150,7 +152,7 @@ impl Viewer {
             }
             let counters = self.driver.node.channel_counters(self.channel);
             if let Some(stats) = &mut self.stats {
-                stats.print_when_due(counters, self.writer.figures(), self.contact.is_connected());
+                stats.print_when_due(counters, &self.writer, self.contact.is_connected());
             }
         }
         Ok(())
@@ -170,14 +172,19 @@ impl Viewer {
 
     fn finish(self, watched: Result<(), Error>) -> Result<(), Error> {
         let counters = *self.driver.node.channel_counters(self.channel);
-        self.driver.close()?;
-        let (figures, written) = self.writer.finish();
+        let closed = self.driver.close();
+        // Whoever asks for the end does not want to wait for a player that is paused.
+        let (figures, written) = match self.interrupt.is_set() {
+            true => self.writer.abandon(),
+            false => self.writer.finish(),
+        };
         say(&summary(&counters, &figures));
-        watched.and(match written {
+        let written = match written {
             Err(OutputError::Closed) => Ok(()),
             Err(OutputError::Ended { status, .. }) if status.success() => Ok(()),
             written => written.map_err(Error::from),
-        })
+        };
+        watched.and(written).and(closed)
     }
 }
 
@@ -215,11 +222,13 @@ impl Stats {
         Stats { due: Instant::now() }
     }
 
-    fn print_when_due(&mut self, counters: &ChannelCounters, figures: Figures, connected: bool) {
-        if Instant::now() < self.due {
+    fn print_when_due(&mut self, counters: &ChannelCounters, writer: &Writer, connected: bool) {
+        let now = Instant::now();
+        if now < self.due {
             return;
         }
-        self.due += Duration::from_secs(1);
+        self.due = now + Duration::from_secs(1);
+        let figures = writer.figures();
         let line = serde_json::json!({
             "connected": connected,
             "chunks": counters.chunks_delivered,

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use hdrhistogram::Histogram;
 use mesh::Anchor;
 use mio::Waker;
 
 use crate::Error;
+use crate::contact::say;
 use crate::output::{Output, OutputError};
 
 /// Chunks that may wait for the output: 32 MiB of the largest.
@@ -46,6 +47,8 @@ pub struct Writer {
     thread: JoinHandle<Result<(), OutputError>>,
     figures: Arc<Mutex<Figures>>,
     ended: Arc<AtomicBool>,
+    /// What waits is not to be written any more.
+    abandoned: Arc<AtomicBool>,
     dropped: u64,
 }
 
@@ -59,9 +62,10 @@ impl Writer {
         let figures = Figures { bytes: 0, dropped: 0, delay_us: delay_histogram() };
         let figures = Arc::new(Mutex::new(figures));
         let ended = Arc::new(AtomicBool::new(false));
-        let (for_thread, end_flag) = (Arc::clone(&figures), Arc::clone(&ended));
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let (for_thread, end_flag, stop) = (Arc::clone(&figures), Arc::clone(&ended), Arc::clone(&abandoned));
         let body = move || {
-            let written = write_all(output, &to_write, clock, &for_thread);
+            let written = write_all(output, &to_write, clock, &for_thread, &stop);
             end_flag.store(true, Ordering::Release);
             // The flag is looked at several times a second in any case.
             let _ = waker.wake();
@@ -69,13 +73,17 @@ impl Writer {
         };
         let spawned = thread::Builder::new().name("writer".to_owned()).spawn(body);
         let thread = spawned.map_err(|error| Error::System("cannot start a thread", error))?;
-        Ok(Writer { chunks, thread, figures, ended, dropped: 0 })
+        Ok(Writer { chunks, thread, figures, ended, abandoned, dropped: 0 })
     }
 
     /// Hands over a chunk; it is dropped, and counted, when the output is too far behind.
     pub fn write<'p>(&mut self, capture_us: u64, payload: impl Iterator<Item = &'p [u8]>) {
         let payload = payload.flatten().copied().collect();
-        if self.chunks.try_send(Chunk { capture_us, payload }).is_err() {
+        // With the thread gone the output has ended, and that is what there is to say.
+        if let Err(TrySendError::Full(_)) = self.chunks.try_send(Chunk { capture_us, payload }) {
+            if self.dropped == 0 {
+                say("the output is too slow for the stream: chunks are dropped");
+            }
             self.dropped += 1;
         }
     }
@@ -91,6 +99,16 @@ impl Writer {
         Figures { dropped: self.dropped, ..figures }
     }
 
+    /// Writes no more than what is being written now, and does not wait for long even for that: a player may be paused.
+    pub fn abandon(self) -> (Figures, Result<(), OutputError>) {
+        self.abandoned.store(true, Ordering::Release);
+        let give_up_at = Instant::now() + ABANDON_WAIT;
+        while !self.thread.is_finished() && Instant::now() < give_up_at {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if self.thread.is_finished() { self.finish() } else { (self.figures(), Ok(())) }
+    }
+
     /// Writes what waits, closes the output, and says how that went.
     pub fn finish(self) -> (Figures, Result<(), OutputError>) {
         let Writer { chunks, thread, figures, dropped, .. } = self;
@@ -101,13 +119,17 @@ impl Writer {
     }
 }
 
+/// How long a write that is under way may take once the rest is abandoned.
+const ABANDON_WAIT: Duration = Duration::from_secs(1);
+
 fn write_all(
     mut output: Output,
     chunks: &Receiver<Chunk>,
     clock: Anchor,
     figures: &Mutex<Figures>,
+    abandoned: &AtomicBool,
 ) -> Result<(), OutputError> {
-    loop {
+    while !abandoned.load(Ordering::Acquire) {
         match chunks.recv_timeout(CHECK_INTERVAL) {
             Ok(chunk) => {
                 output.write_chunk([chunk.payload.as_slice()].into_iter())?;
@@ -120,4 +142,5 @@ fn write_all(
             Err(RecvTimeoutError::Disconnected) => return output.finish(),
         }
     }
+    Ok(())
 }

@@ -73,7 +73,7 @@ fn wrong_usage_is_status_2_and_says_what_is_wrong() {
         (&["watch", "magnet:?dn=x"], "no channel key"),
         (&["watch", &link], "--relay HOST:PORT"),
         (&["watch", &link, "out.ts", "--exec", "mpv -"], "cannot be used with"),
-        (&["watch", &link, "--delay-ms", "60001"], "0..=60000"),
+        (&["watch", &link, "--delay-ms", "10001"], "0..=10000"),
         (&["watch", &link, "--from", "yesterday"], "live, start"),
         (&["bench"], "Usage"),
         (&["bench", "limit", "--destinations", "65537"], "1..=65536"),

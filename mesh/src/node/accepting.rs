@@ -26,7 +26,7 @@ impl Node {
         from: SocketAddr,
         hello: &Hello,
     ) -> Result<(), DropReason> {
-        if self.admission == Admission::Nobody {
+        if self.admission == Admission::Nobody || self.closing.is_some() {
             return Err(DropReason::NotAccepting);
         }
         if !self.cookies.holds(&hello.cookie, now, from, &hello.key, hello.role) {

@@ -30,7 +30,7 @@ impl Node {
         // A cookie does not hold for long: start over before it can have run out.
         let (nonce, cookie) = if dial.unanswered % 4 == 3 { (fresh_nonce, [0; 16]) } else { (nonce, cookie) };
         dial.unanswered += 1;
-        let told = dial.unanswered == HELLOS_UNTIL_TOLD;
+        let told = dial.unanswered.is_multiple_of(HELLOS_UNTIL_TOLD);
         let again_at = now.after(dial.next_wait(jitter));
         dial.state = DialState::Greeting { nonce, cookie, again_at };
         let (target, hello) = (dial.target, self.hello(index, nonce, cookie));

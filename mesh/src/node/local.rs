@@ -54,9 +54,15 @@ impl Node {
         DialId(self.dials.insert(Dial::new(target, channel.0, role, now)))
     }
 
-    /// Turns a dial to another node; the session it had is ended. After [`Node::close`] nothing is dialled any more.
-    pub fn redirect(&mut self, now: Time, dial: DialId, target: SocketAddr) {
-        let Some(state) = self.dials.get(dial.0).map(|dial| dial.state) else { return };
+    /// Turns a dial to another node; the session it had is ended. Returns `false`, and changes nothing, when another
+    /// dial of the channel has that node already, or after [`Node::close`].
+    pub fn redirect(&mut self, now: Time, dial: DialId, target: SocketAddr) -> bool {
+        let Some(Dial { channel, state, .. }) = self.dials.get(dial.0) else { return false };
+        let (channel, state) = (*channel, *state);
+        let mut others = self.dials.iter().filter(|(index, _)| *index != dial.0);
+        if others.any(|(_, other)| other.channel == channel && other.target == target) {
+            return false;
+        }
         if let DialState::Live(session) = state {
             self.say_bye(session, codec::wire::control::ByeReason::Done);
             self.end_session(session);
@@ -66,6 +72,20 @@ impl Node {
         dial.resume = Sequence(0);
         dial.start_over();
         dial.rest(now);
+        true
+    }
+
+    /// How many chunks of a source the slowest of the nodes that are connected has not settled; 0 when none is.
+    pub fn unsettled(&self, channel: ChannelId) -> u64 {
+        let edge = self.channels[channel.0].window.edge();
+        let behind = |dial: &Dial| match dial.state {
+            DialState::Live(session) => {
+                Some(edge.since(self.settled_by(session).max(self.sessions[session].start)))
+            }
+            _ => None,
+        };
+        let dials = self.dials.iter().filter(|(_, dial)| dial.channel == channel.0);
+        dials.filter_map(|(_, dial)| behind(dial)).max().unwrap_or(0)
     }
 
     /// Feeds the source of a channel; at most 64 KiB at once. Chunks are made as they fill up.

@@ -47,11 +47,6 @@ impl Node {
     }
 
     fn send_control(&mut self, out: &mut Outbox) {
-        while !out.is_full() {
-            let Some((to, control)) = self.control.pop_front() else { break };
-            out.push_control(to, &control);
-            self.counters.control_sent += 1;
-        }
         while let Some(index) = self.closing.filter(|_| !out.is_full()) {
             if index >= self.sessions.capacity() {
                 break;
@@ -62,6 +57,11 @@ impl Node {
                 self.counters.control_sent += 1;
                 self.end_session(index);
             }
+        }
+        while !out.is_full() {
+            let Some((to, control)) = self.control.pop_front() else { break };
+            out.push_control(to, &control);
+            self.counters.control_sent += 1;
         }
     }
 

@@ -100,7 +100,10 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The receive buffers were refused.
-    #[error("the kernel does not take a ring of {count} receive buffers: {source}; Linux 6.1 or newer does")]
+    #[error(
+        "the kernel does not take a ring of {count} receive buffers: {source}; if memory is what is missing, raise the \
+         limit on locked memory (LimitMEMLOCK= in the unit, `ulimit -l` in a shell), else Linux 6.1 or newer is needed"
+    )]
     Buffers {
         /// How many.
         count: u16,
@@ -154,8 +157,9 @@ impl OpenError {
 
     /// Tells the reasons for which `bind` fails apart.
     pub(crate) fn of_bind(listen: SocketAddr, source: io::Error) -> OpenError {
-        match source.kind() {
-            io::ErrorKind::AddrInUse => OpenError::AddressInUse { listen },
+        match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => OpenError::AddressInUse { listen },
+            Some(libc::EAFNOSUPPORT) => OpenError::Socket { listen, source },
             _ => OpenError::Bind { listen, source },
         }
     }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use codec::wire::control::ByeReason;
 use mesh::DropReason;
+use relay::plane::OpenError;
 use relay::{Config, Relay, StartError};
 
 use crate::peer::{Peer, all_until, secret, stream_through};
@@ -23,7 +24,10 @@ fn a_port_has_one_relay_at_a_time() {
     let listen = relay.local_addr();
     assert_ne!(listen.port(), 0);
     let error = Relay::start(&open_at(listen)).err().expect("the port is taken");
-    assert!(matches!(&error, StartError::Listen { listen: named, .. } if *named == listen), "{error}");
+    assert!(
+        matches!(&error, StartError::Plane(OpenError::AddressInUse { listen: named }) if *named == listen),
+        "{error}"
+    );
     assert!(relay.is_alive(), "the first is not disturbed");
     drop(relay);
     let again = Relay::start(&open_at(listen)).expect("the port is free again");

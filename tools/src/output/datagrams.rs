@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use crate::driver::is_broken;
 use crate::mpegts::{PACKET_BYTES, Scanner};
 
 /// Seven transport stream packets: what every receiver of MPEG-TS expects, and fits an Ethernet frame.
@@ -57,14 +58,14 @@ impl Datagrams {
     }
 }
 
+/// A player that is not there yet, or a network that is away for a moment, costs datagrams, not the stream; only a
+/// socket that is gone ends it.
 fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
     loop {
         match socket.send(datagram) {
-            Ok(_) => return Ok(()),
-            // Nobody listens yet: the player may be started later.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) if is_broken(&error) => return Err(error),
+            _ => return Ok(()),
         }
     }
 }
