@@ -59,7 +59,9 @@ impl Driver {
             .map_err(|error| Error::System("the system gives no random bytes", io::Error::other(error)))?;
         let config = NodeConfig { admission: mesh::Admission::Nobody, limits };
         let node = Node::new(config, seed, Box::new(vec![0; slots * mesh::SLOT_BYTES]));
-        Driver::with_node(node).map_err(|error| Error::System("cannot open a UDP socket", error))
+        Driver::with_node(node).map_err(|error| {
+            Error::System("cannot open a UDP socket (`ulimit -n` limits how many there can be)", error)
+        })
     }
 
     fn with_node(node: Node) -> io::Result<Driver> {
