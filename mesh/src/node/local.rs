@@ -77,15 +77,17 @@ impl Node {
 
     /// How many chunks of a source the slowest of the nodes that are connected has not settled; 0 when none is.
     pub fn unsettled(&self, channel: ChannelId) -> u64 {
-        let edge = self.channels[channel.0].window.edge();
-        let behind = |dial: &Dial| match dial.state {
-            DialState::Live(session) => {
-                Some(edge.since(self.settled_by(session).max(self.sessions[session].start)))
-            }
-            _ => None,
+        let window = &self.channels[channel.0].window;
+        // Before its first report a node is held to have what came before the chunks that it is given.
+        let behind = |session: usize| match self.settled_by(session).max(self.sessions[session].start) {
+            Sequence(0) => window.edge().since(window.oldest()),
+            settled => window.edge().since(settled),
         };
-        let dials = self.dials.iter().filter(|(_, dial)| dial.channel == channel.0);
-        dials.filter_map(|(_, dial)| behind(dial)).max().unwrap_or(0)
+        let live = self.dials.iter().filter_map(|(_, dial)| match dial.state {
+            DialState::Live(session) if dial.channel == channel.0 => Some(session),
+            _ => None,
+        });
+        live.map(behind).max().unwrap_or(0)
     }
 
     /// Feeds the source of a channel; at most 64 KiB at once. Chunks are made as they fill up.

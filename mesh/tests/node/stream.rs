@@ -83,6 +83,23 @@ fn reordering_and_duplication_alone_cost_nothing_but_the_duplicates() {
 }
 
 #[test]
+fn a_live_publisher_is_never_far_ahead_of_its_relay() {
+    let mut net = Net::new(22, CLEAN);
+    let relay = net.add(relay_config());
+    let (publisher, channel) = net.publisher(relay);
+    assert_eq!(net.peek(publisher).unsettled(channel), 0);
+    net.run(Duration::from_millis(100));
+    for _ in 0..300 {
+        net.stream_without_join_point(publisher, channel, 1, RATE);
+        let behind = net.peek(publisher).unsettled(channel);
+        assert!(behind < 60, "{behind} chunks, at about 30 a second and a report each second");
+    }
+    net.kill(relay);
+    net.stream(publisher, channel, 4, RATE);
+    assert_eq!(net.peek(publisher).unsettled(channel), 0, "nobody is connected any more");
+}
+
+#[test]
 fn a_late_joiner_starts_at_the_latest_join_point_and_at_once() {
     let mut net = Net::new(30, CLEAN);
     let relay = net.add(relay_config());
