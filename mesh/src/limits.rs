@@ -85,9 +85,6 @@ pub const REFUSED_WAIT_MIN: Duration = Duration::from_secs(1);
 /// See [`REFUSED_WAIT_MIN`].
 pub const REFUSED_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// The same of a node that shuts down: it may be back soon.
-pub const CLOSING_WAIT: Duration = Duration::from_secs(1);
-
 /// A round trip longer than this is a mistake or a lie: the sample is not used.
 pub const RTT_MAX: Duration = Duration::from_secs(5);
 

@@ -314,7 +314,7 @@ impl Node {
         self.arena.in_use() * crate::SLOT_BYTES
     }
 
-    /// Ends every session: the next polls give a `Bye` to each peer. New `Hello`s are refused.
+    /// Ends every session: the next polls give a `Bye` to each peer. `Hello`s are not answered any more.
     pub fn close(&mut self) {
         self.closing = Some(0);
         self.dials.clear();

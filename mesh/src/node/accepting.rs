@@ -10,8 +10,7 @@ use rand_chacha::rand_core::Rng;
 
 use crate::allowance::{Allowance, Rate};
 use crate::limits::{
-    CLOSING_WAIT, CONTROL_QUEUE_MAX, GRANTS_PER_SECOND, HELLO_CHECKS, LEASE, PUBLISHERS_PER_CHANNEL_MAX,
-    REFUSED_WAIT,
+    CONTROL_QUEUE_MAX, GRANTS_PER_SECOND, HELLO_CHECKS, LEASE, PUBLISHERS_PER_CHANNEL_MAX, REFUSED_WAIT,
 };
 use crate::node::{AddressUse, Admission, Node};
 use crate::session::{PeerKey, address_class};
@@ -55,8 +54,7 @@ impl Node {
             Ok(session) => Control::Welcome(self.welcome(session)),
             Err(reason) => {
                 self.counters.sessions_refused += 1;
-                let wait = if reason == RefuseReason::Closing { CLOSING_WAIT } else { REFUSED_WAIT };
-                let retry_after_ms = wait.as_millis() as u32;
+                let retry_after_ms = REFUSED_WAIT.as_millis() as u32;
                 Control::Refuse(Refuse { nonce: hello.nonce, reason, retry_after_ms, nodes: Nodes::new() })
             }
         };
@@ -72,9 +70,6 @@ impl Node {
         held: Option<usize>,
         hello: &Hello,
     ) -> Result<usize, RefuseReason> {
-        if self.closing.is_some() {
-            return Err(RefuseReason::Closing);
-        }
         let allowed = match &self.admission {
             Admission::Nobody => false,
             Admission::Listed(keys) => keys.contains(&hello.key),

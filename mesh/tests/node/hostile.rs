@@ -392,7 +392,7 @@ fn repair_is_answered_within_credit_and_only_for_what_is_held() {
 
 #[test]
 fn garbage_of_every_length_is_counted_and_changes_nothing() {
-    let (mut net, relay, publisher, _, viewer) = running();
+    let (mut net, relay, publisher, channel, viewer) = running();
     let mut random = ChaCha12Rng::seed_from_u64(99);
     let sessions = net.node(relay).sessions();
     for length in 0..=1_500 {
@@ -415,8 +415,24 @@ fn garbage_of_every_length_is_counted_and_changes_nothing() {
     }
     assert_eq!(net.node(relay).sessions(), sessions);
     let output = net.output(viewer).len();
-    net.run(Duration::from_secs(1));
-    assert!(net.output(viewer).len() >= output);
+    net.stream(publisher, channel, 1, RATE);
+    assert!(net.output(viewer).len() > output + RATE / 2, "the stream goes on");
+}
+
+#[test]
+fn a_subscriber_that_the_kernel_will_not_send_to_is_let_go_but_not_for_a_few_refusals() {
+    let (mut net, relay, publisher, channel, viewer) = running();
+    let refuse = |net: &mut Net, times| {
+        (0..times).for_each(|_| net.node(relay).note_refused(address(viewer)));
+        net.node(relay).sessions()
+    };
+    let most = mesh::limits::REFUSED_SENDS_MAX;
+    assert_eq!(refuse(&mut net, most - 1), 2);
+    // A report shows that it is there.
+    net.stream(publisher, channel, 2, RATE);
+    assert_eq!(refuse(&mut net, most - 1), 2);
+    assert_eq!(refuse(&mut net, 1), 1);
+    assert_eq!(net.node(relay).counters().sessions_unreachable, 1);
 }
 
 #[test]
