@@ -13,14 +13,14 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::plane::budget::{MESSAGES_PER_PASS, RECEIVE_BUFFER_BYTES};
-use crate::plane::{OpenError, PlaneCounters, Probe, Waker};
+use crate::plane::{OpenError, Probe, Waker};
 use crate::uring::{Common, MESSAGE_BYTES_MAX, SlotRegion, canonical, split};
 
 const _: () = assert!(MESSAGES_PER_PASS.is_multiple_of(BATCH_SIZE));
 
 /// A UDP socket driven through plain system calls. Its methods do what those of [`crate::plane::Plane`] say.
 pub struct Plane {
-    common: Common,
+    pub(crate) common: Common,
     receiver: UdpSocketState,
     /// `BATCH_SIZE` buffers side by side; longer than any datagram, so that nothing is cut off. Touched as far as they
     /// are filled: 2 MiB at most.
@@ -47,24 +47,12 @@ impl Plane {
         })
     }
 
-    pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.common.socket.local_addr()
-    }
-
     pub(crate) fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    pub(crate) fn counters(&self) -> &PlaneCounters {
-        &self.common.counters
-    }
-
     pub(crate) fn probe(&self) -> &Probe {
         &self.probe
-    }
-
-    pub(crate) fn refused(&mut self) -> impl Iterator<Item = SocketAddr> {
-        self.common.refused()
     }
 
     pub(crate) fn transmit(&mut self, outbox: &Outbox) {
@@ -132,11 +120,6 @@ impl Plane {
             self.waker.reset();
         }
         Ok(())
-    }
-
-    #[cfg(test)]
-    pub(crate) fn socket(&self) -> &crate::uring::Socket {
-        &self.common.socket
     }
 }
 

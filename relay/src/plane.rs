@@ -96,10 +96,7 @@ impl Plane {
 
     /// Where the socket is bound: with the port that the kernel chose, if it was asked to.
     pub fn local_addr(&self) -> SocketAddr {
-        match self {
-            Plane::Uring(plane) => plane.local_addr(),
-            Plane::Mmsg(plane) => plane.local_addr(),
-        }
+        self.common().socket.local_addr()
     }
 
     /// A handle that makes [`Plane::wait`] return.
@@ -112,10 +109,7 @@ impl Plane {
 
     /// What was counted since the plane was opened.
     pub fn counters(&self) -> &PlaneCounters {
-        match self {
-            Plane::Uring(plane) => plane.counters(),
-            Plane::Mmsg(plane) => plane.counters(),
-        }
+        &self.common().counters
     }
 
     /// What the kernel gave; its `Display` is a line for the log.
@@ -129,11 +123,10 @@ impl Plane {
     /// Takes the destinations which the kernel would not send to since the last call, each once; of more than 256,
     /// the first.
     pub fn refused(&mut self) -> impl Iterator<Item = SocketAddr> {
-        let (uring, mmsg) = match self {
-            Plane::Uring(plane) => (Some(plane.refused()), None),
-            Plane::Mmsg(plane) => (None, Some(plane.refused())),
-        };
-        uring.into_iter().flatten().chain(mmsg.into_iter().flatten())
+        match self {
+            Plane::Uring(plane) => plane.common.refused(),
+            Plane::Mmsg(plane) => plane.common.refused(),
+        }
     }
 
     /// Hands over what has arrived, each datagram by itself, with its source (IPv4 as such even on an IPv6 socket), in
@@ -170,11 +163,16 @@ impl Plane {
         }
     }
 
+    /// What both have.
+    fn common(&self) -> &uring::Common {
+        match self {
+            Plane::Uring(plane) => &plane.common,
+            Plane::Mmsg(plane) => &plane.common,
+        }
+    }
+
     #[cfg(test)]
     fn socket(&self) -> &uring::Socket {
-        match self {
-            Plane::Uring(plane) => plane.socket(),
-            Plane::Mmsg(plane) => plane.socket(),
-        }
+        &self.common().socket
     }
 }

@@ -66,7 +66,7 @@ pub(crate) use socket::Socket;
 pub(crate) use socket::set_option;
 pub(crate) use transmit::Common;
 
-use crate::plane::{OpenError, PlaneCounters, Probe, Waker};
+use crate::plane::{OpenError, Probe, Waker};
 
 /// A UDP socket driven through io_uring. Its methods do what those of [`crate::plane::Plane`] say; it stays on the
 /// thread that opened it (promise 7):
@@ -80,7 +80,7 @@ pub struct Plane {
     ring: Ring,
     buffers: ReceiveBuffers,
     shape: Box<MessageShape>,
-    common: Common,
+    pub(crate) common: Common,
     waker: Waker,
 
     /// Received, not handed over yet.
@@ -131,24 +131,12 @@ impl Plane {
         }
     }
 
-    pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.common.socket.local_addr()
-    }
-
     pub(crate) fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    pub(crate) fn counters(&self) -> &PlaneCounters {
-        &self.common.counters
-    }
-
     pub(crate) fn probe(&self) -> &Probe {
         &self.probe
-    }
-
-    pub(crate) fn refused(&mut self) -> impl Iterator<Item = SocketAddr> {
-        self.common.refused()
     }
 
     pub(crate) fn transmit(&mut self, outbox: &Outbox) {
@@ -180,11 +168,6 @@ impl Plane {
         }
         self.woken = false;
         self.receive_error.take().map_or(Ok(()), Err)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn socket(&self) -> &Socket {
-        &self.common.socket
     }
 
     /// Sorts what the completion queue holds, without a system call unless the kernel says that it has more to post.
