@@ -14,6 +14,7 @@ mod dial;
 mod fanout;
 mod hash;
 pub mod limits;
+mod memory;
 mod node;
 mod outbox;
 mod session;
@@ -23,8 +24,8 @@ mod stats;
 mod time;
 mod window;
 
-pub use arena::Memory;
 pub use limits::Limits;
+pub use memory::Memory;
 pub use node::{Admission, ChannelId, ChannelSummary, DialId, Event, LostReason, Node, NodeConfig, Progress};
 pub use outbox::{Outbox, Payload, SLOT_BYTES, SlotIndex, Transmit};
 pub use sink::{OutputChunk, SinkConfig};

@@ -20,13 +20,14 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use slab::Slab;
 
 use crate::allowance::Allowance;
-use crate::arena::{Arena, Memory, SlotRef};
+use crate::arena::{Arena, SlotRef};
 use crate::channel::Channel;
 use crate::cookie::CookieJar;
 use crate::dial::Dial;
 use crate::fanout::Fanout;
 use crate::hash::{SeededMap, SeededState};
 use crate::limits::{ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, EVENT_QUEUE_MAX, Limits, REFUSED_SENDS_MAX};
+use crate::memory::Memory;
 use crate::outbox::{Outbox, Payload, Transmit};
 use crate::session::{PeerKey, Session};
 use crate::stats::{ChannelCounters, Counters, DropReason, Verdict};
@@ -217,7 +218,7 @@ impl Node {
     /// A node with nothing to do. `seed` must be random and secret where peers are strangers; equal seeds and equal
     /// calls give equal behaviour. `memory` holds at least one slot of [`crate::SLOT_BYTES`]; it bounds all windows
     /// together.
-    pub fn new(config: NodeConfig, seed: [u8; 32], memory: Memory) -> Node {
+    pub fn new(config: NodeConfig, seed: [u8; 32], memory: Box<dyn Memory>) -> Node {
         let mut random = ChaCha12Rng::from_seed(seed);
         let mut cookie_secret = [0; 16];
         random.fill_bytes(&mut cookie_secret);

@@ -7,7 +7,7 @@
 //! use relay::plane::{Io, Plane};
 //! use relay::uring::SlotMemory;
 //!
-//! let slots = SlotMemory::map(1024 * mesh::SLOT_BYTES)?;
+//! let slots = SlotMemory::map(1024)?;
 //! let mut plane = Plane::open(Io::Auto, "[::]:7000".parse()?, slots.region())?;
 //! let mut outbox = Outbox::new(4096);
 //! loop {

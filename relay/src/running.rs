@@ -137,7 +137,7 @@ impl Drop for Relay {
 
 fn open(io: Io, listen: SocketAddr, slots: usize) -> Result<(SlotMemory, Plane), StartError> {
     let bytes = slots * SLOT_BYTES;
-    let memory = SlotMemory::map(bytes).map_err(|source| StartError::Memory { bytes, source })?;
+    let memory = SlotMemory::map(slots).map_err(|source| StartError::Memory { bytes, source })?;
     let plane = Plane::open(io, listen, memory.region())?;
     Ok((memory, plane))
 }

@@ -22,9 +22,11 @@
 //!    never punted to another thread (no link, drain or async flag), so the kernel is done with payload and address when
 //!    `io_uring_enter` (or `sendmmsg`, `sendmsg`) returns; `transmit` does not return before. *Else:* a subscriber is sent another one's bytes, or
 //!    bytes of no one.
-//! 5. **Slot memory becomes a reference through [`SlotMemory`] only.** A [`SlotRegion`] is good for an address that is
-//!    given to the kernel. *Else:* a shared and an exclusive reference to the same bytes. What is left when the slots
-//!    are changed during a send is a datagram of mixed bytes, which no receiver takes: its proof does not hold.
+//! 5. **Bytes of a slot become a reference through the one [`SlotMemory`] whose slot it is.** Each slot is one's alone;
+//!    a [`SlotRegion`] is good for an address that is given to the kernel, and another `SlotMemory` only copies out
+//!    verified shards of a slot that is held for it, which nobody writes meanwhile. *Else:* a shared and an exclusive
+//!    reference to the same bytes. What is left when the slots are changed during a send is a datagram of mixed bytes,
+//!    which no receiver takes: its proof does not hold.
 //! 6. **What an option or message header points to outlives the system call**, and says its own length. *Else:* the
 //!    kernel reads or writes past it.
 //! 7. **One thread creates, drives and drops the ring** (`SINGLE_ISSUER`): `Plane` is not `Send`. *Else:* every call

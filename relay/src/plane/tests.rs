@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use codec::wire::control::{Challenge, Control, Hello, Role};
 use codec::{ChannelKey, DATAGRAM_BYTES, MAX_SHARDS, Sequence};
-use mesh::{Outbox, SLOT_BYTES, SlotIndex};
+use mesh::{Memory, Outbox, SLOT_BYTES, SlotIndex};
 
 use super::*;
 use crate::uring::{SlotMemory, set_option};
@@ -14,7 +14,7 @@ use crate::uring::{SlotMemory, set_option};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn open(io: Io, listen: &str) -> (Plane, SlotMemory) {
-    let slots = SlotMemory::map(4 * SLOT_BYTES).unwrap();
+    let slots = SlotMemory::map(4).unwrap();
     (Plane::open(io, listen.parse().unwrap(), slots.region()).unwrap(), slots)
 }
 
@@ -64,11 +64,17 @@ fn numbers_of(arrived: &[(SocketAddr, Vec<u8>)]) -> impl Iterator<Item = u64> {
 
 /// Shards that differ from each other in every byte that matters.
 fn fill_slot(slots: &mut SlotMemory, slot: usize, seed: u8) {
-    for (shard, datagram) in slots[slot * SLOT_BYTES..][..SLOT_BYTES].chunks_mut(DATAGRAM_BYTES).enumerate() {
+    let bytes = slots.bytes_mut(slot * SLOT_BYTES..(slot + 1) * SLOT_BYTES);
+    for (shard, datagram) in bytes.chunks_mut(DATAGRAM_BYTES).enumerate() {
         for (at, byte) in datagram.iter_mut().enumerate() {
             *byte = (at as u8) ^ (shard as u8).wrapping_mul(37) ^ seed;
         }
     }
+}
+
+fn shard_of(slots: &dyn Memory, slot: usize, shard: usize) -> &[u8] {
+    let start = slot * SLOT_BYTES + shard * DATAGRAM_BYTES;
+    slots.bytes(start..start + DATAGRAM_BYTES)
 }
 
 fn train(to: SocketAddr, slot: u32, first: usize, count: usize) -> Outbox {
@@ -77,12 +83,11 @@ fn train(to: SocketAddr, slot: u32, first: usize, count: usize) -> Outbox {
     outbox
 }
 
-fn assert_train_arrives(socket: &UdpSocket, slots: &[u8], slot: usize, first: usize, count: usize) {
+fn assert_train_arrives(socket: &UdpSocket, slots: &dyn Memory, slot: usize, first: usize, count: usize) {
     let mut buffer = [0; 2048];
     for shard in first..first + count {
         let (bytes, _) = socket.recv_from(&mut buffer).unwrap();
-        let expected = &slots[slot * SLOT_BYTES + shard * DATAGRAM_BYTES..][..DATAGRAM_BYTES];
-        assert!(buffer[..bytes] == *expected, "shard {shard} of a train of {count}");
+        assert!(buffer[..bytes] == *shard_of(slots, slot, shard), "shard {shard} of a train of {count}");
     }
 }
 
@@ -145,10 +150,7 @@ fn aggregates_are_handed_over_as_single_datagrams(io: Io) {
         let arrived = receive_until(&mut plane, |arrived| arrived.len() == MAX_SHARDS);
         for (shard, (from, datagram)) in arrived.iter().enumerate() {
             assert_eq!(*from, sender.local_addr());
-            assert!(
-                *datagram == slots[SLOT_BYTES + shard * DATAGRAM_BYTES..][..DATAGRAM_BYTES],
-                "shard {shard}"
-            );
+            assert!(*datagram == shard_of(&slots, 1, shard), "shard {shard}");
         }
         let messages = plane.counters().messages_received;
         assert!(messages < MAX_SHARDS as u64, "loopback keeps a train together: {messages} messages");
@@ -163,8 +165,9 @@ fn trains_of_every_length_arrive_as_their_shards_in_order(io: Io) {
             let first = MAX_SHARDS - count;
             plane.transmit(&train(socket.local_addr().unwrap(), 2, first, count));
             // Nothing of the batch is needed any more.
-            let sent = slots.to_vec();
-            slots.fill(0);
+            let all = 0..4 * SLOT_BYTES;
+            let sent = slots.bytes(all.clone()).to_vec();
+            slots.bytes_mut(all).fill(0);
             assert_train_arrives(&socket, &sent, 2, first, count);
         }
     }
@@ -355,7 +358,7 @@ fn where_segmentation_is_refused_shards_go_singly_and_trains_come_back(io: Io) {
 
 fn a_used_port_gives_an_error_that_says_so(io: Io) {
     let taken = peer("127.0.0.1:0");
-    let slots = SlotMemory::map(SLOT_BYTES).unwrap();
+    let slots = SlotMemory::map(1).unwrap();
     let error = Plane::open(io, taken.local_addr().unwrap(), slots.region()).err().unwrap();
     assert!(matches!(error, OpenError::AddressInUse { .. }), "{error:?}");
     let port = taken.local_addr().unwrap().port();
@@ -364,7 +367,7 @@ fn a_used_port_gives_an_error_that_says_so(io: Io) {
 }
 
 fn a_foreign_address_gives_an_error_that_says_so(io: Io) {
-    let slots = SlotMemory::map(SLOT_BYTES).unwrap();
+    let slots = SlotMemory::map(1).unwrap();
     let error = Plane::open(io, "192.0.2.1:7000".parse().unwrap(), slots.region()).err().unwrap();
     assert!(error.to_string().starts_with("cannot bind UDP 192.0.2.1:7000"), "{error}");
 }

@@ -2,63 +2,139 @@
 
 use std::fmt;
 use std::io;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Zeroed memory for slots: huge pages where the system gives them, and each page only once it is touched.
+use mesh::{Memory, SLOT_BYTES, SlotIndex};
+
+/// The slots of one node: huge pages where the system gives them, and each page only once it is touched. Nodes of
+/// several workers have parts of one mapping.
 #[derive(Debug)]
 pub struct SlotMemory {
-    mapping: Arc<Mapping>,
+    region: SlotRegion,
+    own: Range<u32>,
 }
 
 impl SlotMemory {
-    /// Maps `bytes`, at least 1.
+    /// Maps `slots` slots, zeroed, at least one.
     ///
     /// # Errors
-    /// No address space (`ENOMEM`), or `bytes` is 0 (`EINVAL`).
-    pub fn map(bytes: usize) -> io::Result<SlotMemory> {
-        Ok(SlotMemory { mapping: Arc::new(Mapping::anonymous(bytes, libc::MADV_HUGEPAGE)?) })
+    /// No address space (`ENOMEM`), or `slots` is 0 (`EINVAL`).
+    pub fn map(slots: usize) -> io::Result<SlotMemory> {
+        let mut parts = SlotMemory::map_parts(slots, 1)?;
+        Ok(parts.pop().expect("one part was asked for"))
+    }
+
+    /// Maps `slots` slots for each of `parts` nodes.
+    ///
+    /// # Errors
+    /// As for [`SlotMemory::map`].
+    pub fn map_parts(slots: usize, parts: usize) -> io::Result<Vec<SlotMemory>> {
+        let number = |part: usize| u32::try_from(part * slots).map_err(|_| io::ErrorKind::OutOfMemory);
+        let all = number(parts)? as usize;
+        let mapping = Mapping::anonymous(all * SLOT_BYTES, libc::MADV_HUGEPAGE)?;
+        let holders = (0..all).map(|_| AtomicU32::new(0)).collect();
+        let region = SlotRegion { mapped: Arc::new(Mapped { mapping, holders }) };
+        (0..parts)
+            .map(|part| Ok(SlotMemory { region: region.clone(), own: number(part)?..number(part + 1)? }))
+            .collect()
     }
 
     /// The same memory for sending; keeps it mapped.
     pub fn region(&self) -> SlotRegion {
-        SlotRegion { mapping: Arc::clone(&self.mapping) }
+        self.region.clone()
+    }
+
+    /// Where `range` is. Panics when it is not within the slots of this node.
+    fn own_address(&self, range: &Range<usize>) -> *mut u8 {
+        let own = self.own.start as usize * SLOT_BYTES..self.own.end as usize * SLOT_BYTES;
+        assert!(own.start <= range.start && range.end <= own.end, "slot bytes {range:?} of {own:?}");
+        self.region.address(range).cast_mut()
     }
 }
 
-impl Deref for SlotMemory {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: promises 1 and 5: the mapping is there, `bytes` long and zeroed, and all references go through the
-        // one `SlotMemory`, which is borrowed as long as this one lives.
-        unsafe { std::slice::from_raw_parts(self.mapping.start.as_ptr(), self.mapping.bytes) }
+impl Memory for SlotMemory {
+    fn own(&self) -> Range<u32> {
+        self.own.clone()
     }
-}
 
-impl DerefMut for SlotMemory {
-    fn deref_mut(&mut self) -> &mut [u8] {
+    fn slots(&self) -> u32 {
+        self.region.mapped.holders.len() as u32
+    }
+
+    fn bytes(&self, range: Range<usize>) -> &[u8] {
+        // SAFETY: promises 1 and 5: mapped, initialised with zeros, and a reference to an own slot is made through its
+        // one `SlotMemory` only, which is borrowed as long as this one lives.
+        unsafe { std::slice::from_raw_parts(self.own_address(&range), range.len()) }
+    }
+
+    fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
         // SAFETY: promises 1 and 5, as above; exclusively borrowed here.
-        unsafe { std::slice::from_raw_parts_mut(self.mapping.start.as_ptr(), self.mapping.bytes) }
+        unsafe { std::slice::from_raw_parts_mut(self.own_address(&range), range.len()) }
+    }
+
+    fn copy_from_held(&mut self, from: Range<usize>, to: usize) {
+        let (source, target) = (self.region.address(&from), self.own_address(&(to..to + from.len())));
+        // SAFETY: promises 1 and 5: both are mapped; what is copied from is a shard that another node held this slot
+        // for, which nobody writes while it is held; what is copied to is an own slot, exclusively borrowed here. They
+        // do not overlap, or this would be a move within the node's own bytes, which `copy` allows too.
+        unsafe { std::ptr::copy(source, target, from.len()) };
+    }
+
+    fn hold(&self, slot: SlotIndex) {
+        self.region.hold(slot);
+    }
+
+    fn release(&self, slot: SlotIndex) {
+        self.region.release(slot);
+    }
+
+    fn is_held(&self, slot: SlotIndex) -> bool {
+        // Acquire: see `release`.
+        self.region.holders(slot).load(Ordering::Acquire) > 0
     }
 }
 
-/// Names a [`SlotMemory`] for sending. Does not let its bytes be read here; see promise 5 of [`super`].
+/// Names a [`SlotMemory`], with all that is mapped with it, for sending. Does not let its bytes be read here; see
+/// promise 5 of [`super`].
 #[derive(Clone, Debug)]
 pub struct SlotRegion {
-    mapping: Arc<Mapping>,
+    mapped: Arc<Mapped>,
+}
+
+#[derive(Debug)]
+struct Mapped {
+    mapping: Mapping,
+    /// How many others hold each slot.
+    holders: Box<[AtomicU32]>,
 }
 
 impl SlotRegion {
     /// Where `range` is. Panics when it is not within the memory: it came from a node that was given other slots.
     pub(super) fn address(&self, range: &Range<usize>) -> *const u8 {
-        let bytes = self.mapping.bytes;
+        let Mapping { start, bytes } = &self.mapped.mapping;
         assert!(
-            range.start <= range.end && range.end <= bytes,
+            range.start <= range.end && range.end <= *bytes,
             "slot bytes {range:?} of a region of {bytes}"
         );
-        self.mapping.start.as_ptr().wrapping_add(range.start)
+        start.as_ptr().wrapping_add(range.start)
+    }
+
+    /// One holder more. Whoever adds one has the slot, or holds it, already.
+    fn hold(&self, slot: SlotIndex) {
+        self.holders(slot).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One holder less. Release: what the holder has read is read before the slot is written again.
+    fn release(&self, slot: SlotIndex) {
+        let before = self.holders(slot).fetch_sub(1, Ordering::Release);
+        debug_assert!(before > 0, "{slot:?} was not held");
+    }
+
+    fn holders(&self, slot: SlotIndex) -> &AtomicU32 {
+        &self.mapped.holders[slot.0 as usize]
     }
 }
 
@@ -115,26 +191,47 @@ mod tests {
 
     #[test]
     fn memory_is_zeroed_and_writable_to_its_last_byte() {
-        let mut memory = SlotMemory::map(10_000_000).unwrap();
-        assert_eq!(memory.len(), 10_000_000);
-        assert!(memory.iter().all(|&byte| byte == 0));
-        memory[9_999_999] = 7;
-        assert_eq!(memory[9_999_999], 7);
+        let mut memory = SlotMemory::map(170).unwrap();
+        let all = 0..170 * SLOT_BYTES;
+        assert!(memory.bytes(all.clone()).iter().all(|&byte| byte == 0));
+        memory.bytes_mut(all.end - 1..all.end)[0] = 7;
+        assert_eq!(memory.bytes(all).last(), Some(&7));
     }
 
     #[test]
     fn region_keeps_the_mapping_alive_and_can_change_threads() {
-        let memory = SlotMemory::map(4096).unwrap();
+        let memory = SlotMemory::map(1).unwrap();
         let region = memory.region();
-        let start = memory.as_ptr() as usize;
+        let start = memory.bytes(0..1).as_ptr() as usize;
         drop(memory);
         let seen = std::thread::spawn(move || region.address(&(8..16)) as usize).join().unwrap();
         assert_eq!(seen, start + 8);
     }
 
     #[test]
-    #[should_panic(expected = "slot bytes 4090..4097 of a region of 4096")]
+    #[should_panic(expected = "slot bytes 59130..59137 of a region of 59136")]
     fn bytes_outside_the_region_have_no_address() {
-        SlotMemory::map(4096).unwrap().region().address(&(4090..4097));
+        SlotMemory::map(1).unwrap().region().address(&(SLOT_BYTES - 6..SLOT_BYTES + 1));
+    }
+
+    #[test]
+    fn parts_are_one_mapping_of_which_each_writes_its_own_and_copies_from_the_others() {
+        let mut parts = SlotMemory::map_parts(2, 2).unwrap();
+        let (mut second, mut first) = (parts.pop().unwrap(), parts.pop().unwrap());
+        assert_eq!((first.own(), second.own(), first.slots()), (0..2, 2..4, 4));
+        first.bytes_mut(SLOT_BYTES..SLOT_BYTES + 3).copy_from_slice(b"abc");
+        first.hold(SlotIndex(1));
+        assert!(second.is_held(SlotIndex(1)));
+        let place = 3 * SLOT_BYTES;
+        second.copy_from_held(SLOT_BYTES..SLOT_BYTES + 3, place);
+        second.release(SlotIndex(1));
+        assert_eq!(second.bytes(place..place + 4), b"abc\0");
+        assert!(!first.is_held(SlotIndex(1)));
+    }
+
+    #[test]
+    #[should_panic(expected = "slot bytes 59136..59137 of 0..59136")]
+    fn another_parts_slots_are_not_written() {
+        SlotMemory::map_parts(1, 2).unwrap()[0].bytes_mut(SLOT_BYTES..SLOT_BYTES + 1);
     }
 }

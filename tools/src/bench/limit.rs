@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use codec::DATAGRAM_BYTES;
-use mesh::{Outbox, SLOT_BYTES, SlotIndex};
+use mesh::{Memory, Outbox, SLOT_BYTES, SlotIndex};
 use relay::budget::BATCH_MESSAGES;
 use relay::plane::{Io, Plane};
 use relay::uring::SlotMemory;
@@ -150,9 +150,9 @@ pub(super) fn by_plane(
     duration: Duration,
 ) -> Result<Pace, Error> {
     let no_memory = |error| Error::System("cannot map slot memory", error);
-    let mut slots = SlotMemory::map(SLOTS * SLOT_BYTES).map_err(no_memory)?;
+    let mut slots = SlotMemory::map(SLOTS).map_err(no_memory)?;
     // What was never written is one page of zeros, many times.
-    slots.fill(0xa5);
+    slots.bytes_mut(0..SLOTS * SLOT_BYTES).fill(0xa5);
     let opened = Plane::open(io, (from, 0).into(), slots.region());
     let mut plane = opened.map_err(relay::StartError::from)?;
     let mut outbox = Outbox::new(BATCH_MESSAGES);
