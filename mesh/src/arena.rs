@@ -90,8 +90,8 @@ impl Arena {
     }
 
     /// One holder more, or less, of a slot.
-    pub(crate) fn hold(&self, slot: SlotRef) {
-        self.memory.hold(slot.index);
+    pub(crate) fn hold(&self, index: SlotIndex) {
+        self.memory.hold(index);
     }
 
     pub(crate) fn release(&self, index: SlotIndex) {
@@ -223,7 +223,7 @@ mod tests {
         let mut arena =
             Arena::new(Box::new(Lent { bytes: vec![0; 2 * SLOT_BYTES], holders: holders.clone() }));
         let slot = arena.take().unwrap();
-        arena.hold(slot);
+        arena.hold(slot.index);
         arena.give_back(slot);
         assert!(!arena.holds(slot) && arena.in_use() == 0 && arena.take().is_none());
         arena.release(slot.index);

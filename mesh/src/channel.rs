@@ -4,7 +4,8 @@ use arrayvec::ArrayVec;
 use codec::{ChannelVerifier, Sequence};
 
 use crate::fanout::Seats;
-use crate::limits::{REPAIR_HORIZON, UPSTREAMS_PER_CHANNEL_MAX};
+use crate::limits::{REPAIR_HORIZON, SWEEP_INTERVAL, UPSTREAMS_PER_CHANNEL_MAX};
+use crate::share::Share;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::stats::{ChannelCounters, Counters};
@@ -22,6 +23,10 @@ pub(crate) struct Channel {
     pub(crate) counters: ChannelCounters,
     /// The largest loss of a subscriber, in millionths.
     pub(crate) loss_ppm_max: u32,
+    /// The same, among the subscribers of the nodes that this one shares its chunks with.
+    pub(crate) loss_elsewhere: LossElsewhere,
+    /// The newest chunk was lent: what is lost of the channel is counted where it comes in.
+    pub(crate) is_fed: bool,
     /// Shards fanned out to each subscriber so far.
     pub(crate) shards_fanned: u64,
     /// Repair requests sent so far: they take turns among the upstreams.
@@ -39,6 +44,8 @@ impl Channel {
             sink: None,
             counters: ChannelCounters::default(),
             loss_ppm_max: 0,
+            loss_elsewhere: LossElsewhere::default(),
+            is_fed: false,
             shards_fanned: 0,
             asks: 0,
         }
@@ -68,10 +75,24 @@ impl Channel {
         }
     }
 
+    /// What other nodes of the process are to know of the channel, beside its chunks.
+    pub(crate) fn news(&self) -> Share {
+        let oldest = self.window.oldest();
+        Share { key: self.verifier.key(), oldest, loss_ppm: self.loss_ppm_max, chunk: None }
+    }
+
+    /// The loss that parity is made for, in millionths.
+    pub(crate) fn loss_ppm(&self, now: Time) -> u32 {
+        self.loss_ppm_max.max(self.loss_elsewhere.at(now))
+    }
+
     /// Settles what can be settled and counts it.
     pub(crate) fn settle(&mut self, now: Time, totals: &mut Counters) {
         let patience = self.sink.as_ref().map_or(REPAIR_HORIZON, Sink::delay);
         while let Some(settled) = self.window.settle_next(now, patience) {
+            if self.is_fed {
+                continue;
+            }
             self.counters.shards_lost += settled.lost;
             self.counters.shards_recovered += settled.recovered;
             self.counters.shards_repaired += settled.repaired;
@@ -80,5 +101,25 @@ impl Channel {
             totals.shards_repaired += settled.repaired;
             totals.chunks_lost += u64::from(settled.given_up);
         }
+    }
+}
+
+/// What other nodes last said of their subscribers' loss.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LossElsewhere {
+    ppm: u32,
+    said_at: Time,
+}
+
+impl LossElsewhere {
+    /// The largest that was said lately counts, whoever said it.
+    pub(crate) fn note(&mut self, now: Time, ppm: u32) {
+        if ppm >= self.at(now) || now.since(self.said_at) > SWEEP_INTERVAL * 2 {
+            *self = LossElsewhere { ppm, said_at: now };
+        }
+    }
+
+    fn at(self, now: Time) -> u32 {
+        if now.since(self.said_at) > SWEEP_INTERVAL * 4 { 0 } else { self.ppm }
     }
 }

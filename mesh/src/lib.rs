@@ -18,6 +18,7 @@ mod memory;
 mod node;
 mod outbox;
 mod session;
+mod share;
 mod sink;
 mod source;
 mod stats;
@@ -26,8 +27,11 @@ mod window;
 
 pub use limits::Limits;
 pub use memory::Memory;
-pub use node::{Admission, ChannelId, ChannelSummary, DialId, Event, LostReason, Node, NodeConfig, Progress};
+pub use node::{
+    Admission, ChannelId, ChannelSummary, DialId, Event, LostReason, Node, NodeConfig, Progress, Siblings,
+};
 pub use outbox::{Outbox, Payload, SLOT_BYTES, SlotIndex, Transmit};
+pub use share::Share;
 pub use sink::{OutputChunk, SinkConfig};
 pub use stats::{ChannelCounters, Counters, DropReason, Verdict};
 pub use time::{Anchor, Time};

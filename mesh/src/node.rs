@@ -6,11 +6,14 @@ mod dialling;
 mod inbound;
 mod local;
 mod sessions;
+mod sharing;
 mod timers;
 mod transmit;
 
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use codec::wire::control::{ByeReason, Control, RefuseReason, Sender};
 use codec::wire::{SHARD, kind_of};
@@ -51,6 +54,16 @@ pub struct NodeConfig {
     pub admission: Admission,
     /// Its bounds.
     pub limits: Limits,
+}
+
+/// The nodes of a process that stand behind one address and serve their subscribers from the same slots; a node alone has
+/// none. What comes in at one of them goes to the others by [`Node::share`] and [`Node::handle_share`].
+#[derive(Clone, Debug, Default)]
+pub struct Siblings {
+    /// How many others: 63 at most.
+    pub count: usize,
+    /// Sessions with subscribers, of all of them; the same for all.
+    pub subscribers: Arc<AtomicUsize>,
 }
 
 /// Names a channel with a local source or sink.
@@ -193,8 +206,6 @@ pub struct Node {
     addresses: SeededMap<IpAddr, AddressUse>,
     /// Signature checks of publishers' handshakes.
     hello_checks: Allowance,
-    /// Granted sessions with subscribers.
-    subscribers: usize,
     dials: Slab<Dial>,
     /// Channels with a local source.
     sources: Vec<usize>,
@@ -203,6 +214,11 @@ pub struct Node {
     answers: VecDeque<Answer>,
     /// Chunks with shards that are not yet in the fan-out: channel and number.
     fresh: Vec<(usize, Sequence)>,
+    siblings: Siblings,
+    /// Chunks with shards that the siblings were not told of: channel and number.
+    unshared: Vec<(usize, Sequence)>,
+    /// Channels of which the siblings are to hear although nothing came.
+    news: Vec<usize>,
     fanout: Fanout,
     /// Sessions with a backlog.
     backlogs: Vec<usize>,
@@ -219,6 +235,13 @@ impl Node {
     /// calls give equal behaviour. `memory` holds at least one slot of [`crate::SLOT_BYTES`]; it bounds all windows
     /// together.
     pub fn new(config: NodeConfig, seed: [u8; 32], memory: Box<dyn Memory>) -> Node {
+        Node::among(Siblings::default(), config, seed, memory)
+    }
+
+    /// A node that serves with others of its process; `memory` is its part of what they have together. See
+    /// [`Node::share`].
+    pub fn among(siblings: Siblings, config: NodeConfig, seed: [u8; 32], memory: Box<dyn Memory>) -> Node {
+        assert!(siblings.count < 64, "{} siblings, 63 at most", siblings.count);
         let mut random = ChaCha12Rng::from_seed(seed);
         let mut cookie_secret = [0; 16];
         random.fill_bytes(&mut cookie_secret);
@@ -236,12 +259,14 @@ impl Node {
             sessions_by_peer: SeededMap::with_hasher(hashing),
             addresses: SeededMap::with_hasher(hashing),
             hello_checks: Allowance::new(Time::default()),
-            subscribers: 0,
             dials: Slab::new(),
             sources: Vec::new(),
             control: VecDeque::new(),
             answers: VecDeque::new(),
             fresh: Vec::new(),
+            siblings,
+            unshared: Vec::new(),
+            news: Vec::new(),
             fanout: Fanout::new(),
             backlogs: Vec::new(),
             tick_at: None,

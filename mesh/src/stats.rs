@@ -57,6 +57,9 @@ pub enum DropReason {
     /// Too many failed signature checks in this session: not looked at.
     #[error("too many bad signatures")]
     SignatureFlood,
+    /// No slot for a new chunk: others still hold those that were given up.
+    #[error("no slot free")]
+    NoSlot,
     /// A `Hello` to a node that accepts no sessions.
     #[error("not accepting sessions")]
     NotAccepting,
@@ -70,7 +73,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of [`Counters::dropped`].
-    pub const ALL: [DropReason; 17] = [
+    pub const ALL: [DropReason; 18] = [
         DropReason::NotOurs,
         DropReason::MalformedShard,
         DropReason::MalformedControl,
@@ -85,6 +88,7 @@ impl DropReason {
         DropReason::BadSignature,
         DropReason::Equivocation,
         DropReason::SignatureFlood,
+        DropReason::NoSlot,
         DropReason::NotAccepting,
         DropReason::Unasked,
         DropReason::QueueFull,
@@ -124,6 +128,10 @@ pub struct Counters {
     pub backlog_sent: u64,
     /// Control datagrams handed out to be sent.
     pub control_sent: u64,
+    /// Chunks that other nodes of the process lent.
+    pub chunks_lent: u64,
+    /// Times that another node was not told of shards, for it was behind. It is told with the next ones.
+    pub shares_refused: u64,
     /// Trains not fanned out to everybody because they were late or their chunk had left the window.
     pub jobs_skipped: u64,
     /// Repair requests, or parts of them, not answered: over the subscriber's credit, or not held.

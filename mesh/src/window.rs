@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use codec::{ChunkHeader, Sequence, ShardSet};
 
-use crate::arena::Arena;
+use crate::arena::{Arena, SlotRef};
 use crate::limits::{
     BACKLOG_INTERVAL_MAX, EDGE_GRACE, GAP_CHUNKS_MAX, JOIN_DISTANCE_MAX, JOIN_GRACE, REORDER_GRACE,
     REPAIR_TRIES_MAX, SEQUENCE_AHEAD_MAX,
@@ -40,6 +40,8 @@ pub(crate) struct Window {
     rumour: Option<Rumour>,
     /// Chunks that have a slot.
     bodies: usize,
+    /// Of those, in own slots.
+    own_bodies: usize,
     /// Data shards of the last chunk opened: what a chunk is taken to have lost of which nothing came.
     usual_shards: u64,
 }
@@ -55,6 +57,7 @@ impl Window {
             joined_at: None,
             rumour: None,
             bodies: 0,
+            own_bodies: 0,
             usual_shards: 0,
         }
     }
@@ -90,6 +93,11 @@ impl Window {
     /// Chunks that have a slot.
     pub(crate) fn bodies(&self) -> usize {
         self.bodies
+    }
+
+    /// Chunks that have an own slot.
+    pub(crate) fn own_bodies(&self) -> usize {
+        self.own_bodies
     }
 
     /// Whether a chunk is short of shards, or the window has not been looked through since one came.
@@ -165,8 +173,9 @@ impl Window {
         assert!(chunk.body.is_none(), "a chunk is opened once");
         chunk.first_seen = chunk.first_seen.min(now);
         chunk.ask_at = now;
-        chunk.body = Some(body);
         self.bodies += 1;
+        self.own_bodies += usize::from(!body.is_lent);
+        chunk.body = Some(body);
         self.usual_shards = header.layout().data_shards() as u64;
         if let Some(rumour) = &mut self.rumour {
             if rumour.asks > 0 && sequence <= rumour.through {
@@ -249,8 +258,37 @@ impl Window {
     pub(crate) fn evict_oldest_body(&mut self, arena: &mut Arena) {
         let bodies = self.bodies;
         while self.bodies == bodies {
-            assert!(self.evict_oldest(arena), "every slot taken belongs to a chunk");
+            assert!(self.evict_oldest(arena), "a window counts its chunks");
         }
+    }
+
+    /// Drops the oldest chunk that has an own slot, and everything before it.
+    pub(crate) fn evict_oldest_own_body(&mut self, arena: &mut Arena) {
+        let own = self.own_bodies;
+        while self.own_bodies == own {
+            assert!(self.evict_oldest(arena), "a window counts its chunks");
+        }
+    }
+
+    /// Gives back the chunks before `oldest` that others lent.
+    pub(crate) fn return_lent(&mut self, oldest: Sequence, arena: &mut Arena) {
+        for chunk in self.chunks.iter_mut().take_while(|chunk| chunk.sequence < oldest) {
+            if let Some(body) = chunk.body.take_if(|body| body.is_lent) {
+                body.give_back(arena);
+                self.bodies -= 1;
+            }
+        }
+        while self.chunks.front().is_some_and(|chunk| chunk.sequence < oldest && chunk.body.is_none()) {
+            self.evict_oldest(arena);
+        }
+    }
+
+    /// A lent chunk moves to an own slot; the shards it holds were copied there.
+    pub(crate) fn move_body(&mut self, sequence: Sequence, own: SlotRef) {
+        let body = self.body_mut(sequence).expect("the chunk that moves");
+        assert!(body.is_lent, "a chunk moves once");
+        body.move_to(own);
+        self.own_bodies += 1;
     }
 
     /// Drops the oldest chunks beyond `chunks_max` of them, holes included.
@@ -264,8 +302,9 @@ impl Window {
     fn evict_oldest(&mut self, arena: &mut Arena) -> bool {
         let Some(chunk) = self.chunks.pop_front() else { return false };
         if let Some(body) = chunk.body {
-            arena.give_back(body.slot);
+            body.give_back(arena);
             self.bodies -= 1;
+            self.own_bodies -= usize::from(!body.is_lent);
         }
         self.floor = chunk.sequence.next();
         self.settled = self.settled.max(chunk.sequence);

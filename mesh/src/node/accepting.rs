@@ -1,6 +1,7 @@
 //! The accepting end of the handshake: who is let in here.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use codec::wire::control::{
     Challenge, Control, Hello, Nodes, Refuse, RefuseReason, Role, Sender, SessionId, Welcome,
@@ -120,7 +121,8 @@ impl Node {
             held.sessions = held.sessions.saturating_add_signed(change);
         }
         if peer.peer == Sender::Subscriber {
-            self.subscribers = self.subscribers.saturating_add_signed(change);
+            // Of several nodes that let one in at the same moment, each may be the one too many.
+            self.siblings.subscribers.fetch_add(change as usize, Ordering::Relaxed);
         }
     }
 
@@ -132,7 +134,7 @@ impl Node {
         let known = self.channels_by_tag.get(&hello.key.tag()).map(|&index| &self.channels[index]);
         match hello.role {
             Role::Subscribe => {
-                if self.subscribers >= self.limits.subscribers_max {
+                if self.siblings.subscribers.load(Ordering::Relaxed) >= self.limits.subscribers_max {
                     return Err(RefuseReason::Full);
                 }
                 // Channels that are only waited for leave half of the places to those that have a publisher.

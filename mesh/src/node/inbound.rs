@@ -29,14 +29,18 @@ impl Node {
         let sequence = identity.header.sequence;
         let is_new = self.channels[channel_index].window.body_mut(sequence).is_none();
         if is_new {
-            let slot = self.take_slot(channel_index);
+            let slot = self.take_slot(channel_index).ok_or(DropReason::NoSlot)?;
             // Making room may have moved the window past the very chunk that needs it.
             if let Err(reason) = self.channels[channel_index].window.admit(now, sequence) {
                 self.arena.give_back(slot);
                 return Err(reason);
             }
-            self.channels[channel_index].window.open(now, &identity.header, Body::new(identity, slot));
+            let channel = &mut self.channels[channel_index];
+            channel.window.open(now, &identity.header, Body::new(identity, slot));
+            channel.is_fed = false;
             self.counters.chunks += 1;
+        } else {
+            self.own_chunk(channel_index, sequence)?;
         }
         let session = &mut self.sessions[session_index];
         session.heard_at = now;
@@ -98,7 +102,7 @@ impl Node {
     /// want and were not sent yet.
     pub(super) fn chunk_grew(&mut self, now: Time, index: usize, sequence: Sequence) {
         let channel = &mut self.channels[index];
-        let (loss_ppm, audience) = (channel.loss_ppm_max, !channel.seats.is_empty());
+        let (loss_ppm, audience) = (channel.loss_ppm(now), !channel.seats.is_empty());
         let Some(body) = channel.window.body_mut(sequence) else { return };
         let layout = body.identity.header.layout();
         let parity = parity_for(loss_ppm, layout.data_shards(), layout.parity_shards());
@@ -107,6 +111,10 @@ impl Node {
             restore(body, &mut self.arena, &mut self.fec, &mut self.counters);
         }
         self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
+        if self.siblings.count > 0 && !body.is_lent && !body.is_unshared {
+            body.is_unshared = true;
+            self.unshared.push((index, sequence));
+        }
         if !audience {
             // Whoever joins later is sent it as backlog.
             body.fanned = body.held;

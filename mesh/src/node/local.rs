@@ -144,7 +144,7 @@ impl Node {
     }
 
     pub(super) fn make_chunk(&mut self, now: Time, channel: ChannelId, cut: Cut, last: bool) {
-        let slot = self.take_slot(channel.0);
+        let slot = self.take_slot(channel.0).expect("nobody holds slots of a node that has a source");
         let Channel { source, window, .. } = &mut self.channels[channel.0];
         let source = source.as_mut().expect("a channel that was added with its secret");
         let mut header = source.plan(now, cut);
@@ -190,23 +190,27 @@ impl Node {
         &self.channels[channel.0].counters
     }
 
-    /// A free slot; the longest window gives up its oldest chunk when there is none, this channel's own when it is
-    /// at its limit.
-    pub(super) fn take_slot(&mut self, channel: usize) -> SlotRef {
+    /// A slot for a new chunk of this channel; while few are left, the longest window gives up its oldest chunk. `None`
+    /// when others hold all that were given up.
+    pub(super) fn take_slot(&mut self, channel: usize) -> Option<SlotRef> {
+        self.shorten_window(channel);
+        if self.arena.is_tight() {
+            let longest = self.channels.iter_mut().max_by_key(|(_, channel)| channel.window.own_bodies());
+            let (longest, Channel { window, .. }) = longest.expect("the channel that needs a slot is one");
+            window.evict_oldest_own_body(&mut self.arena);
+            self.note_news(longest);
+        }
+        self.arena.take()
+    }
+
+    /// Makes room for a chunk more in the channel's own window.
+    pub(super) fn shorten_window(&mut self, channel: usize) {
         let window = &mut self.channels[channel].window;
         let chunks_max = self.limits.window_chunks_max();
         while window.bodies() >= chunks_max {
             window.evict_oldest_body(&mut self.arena);
         }
         window.shorten(chunks_max + GAP_CHUNKS_MAX as usize, &mut self.arena);
-        loop {
-            if let Some(slot) = self.arena.take() {
-                return slot;
-            }
-            let longest = self.channels.iter_mut().max_by_key(|(_, channel)| channel.window.bodies());
-            let (_, longest) = longest.expect("the channel that needs a slot is one");
-            longest.window.evict_oldest_body(&mut self.arena);
-        }
     }
 
     /// # Errors

@@ -2,7 +2,7 @@
 
 use codec::{ChunkIdentity, Sequence, ShardSet};
 
-use crate::arena::SlotRef;
+use crate::arena::{Arena, SlotRef};
 use crate::limits::REORDER_GRACE;
 use crate::time::Time;
 
@@ -10,6 +10,14 @@ use crate::time::Time;
 pub(crate) struct Body {
     pub(crate) identity: ChunkIdentity,
     pub(crate) slot: SlotRef,
+    /// The slot is that of another node, which fills it.
+    pub(crate) is_lent: bool,
+    /// The same chunk in the slot of a node at which it came in too.
+    pub(crate) twin: Option<SlotRef>,
+    /// Nodes that hold the own slot, a bit for each.
+    pub(crate) lent_to: u64,
+    /// Others are still to be told what came.
+    pub(crate) is_unshared: bool,
     /// Shards that lie in the slot.
     pub(crate) held: ShardSet,
     /// Shards held that are still to be fanned out.
@@ -29,6 +37,10 @@ impl Body {
         Body {
             identity,
             slot,
+            is_lent: false,
+            twin: None,
+            lent_to: 0,
+            is_unshared: false,
             held: ShardSet::EMPTY,
             fresh: ShardSet::EMPTY,
             fanned: ShardSet::EMPTY,
@@ -42,9 +54,23 @@ impl Body {
         self.identity.header.layout().data_set().minus(self.held)
     }
 
-    /// Whether k shards are here, so that all others can be made.
+    /// Whether all other shards can be made here: k are held, and the slot is this node's to write.
     pub(crate) fn is_decodable(&self) -> bool {
-        self.held.len() >= self.identity.header.layout().data_shards() && !self.inconsistent
+        !self.is_lent && self.held.len() >= self.identity.header.layout().data_shards() && !self.inconsistent
+    }
+
+    /// Moves to an own slot, into which the shards held were copied.
+    pub(crate) fn move_to(&mut self, own: SlotRef) {
+        self.twin = Some(std::mem::replace(&mut self.slot, own));
+        self.is_lent = false;
+    }
+
+    /// Lets go of what the chunk has of the slot memory.
+    pub(super) fn give_back(&self, arena: &mut Arena) {
+        arena.give_back(self.slot);
+        if let Some(twin) = self.twin {
+            arena.give_back(twin);
+        }
     }
 
     /// The missing shards were made.
