@@ -25,6 +25,8 @@ pub(crate) struct Channel {
     pub(crate) loss_ppm_max: u32,
     /// The same, among the subscribers of the nodes that this one shares its chunks with.
     pub(crate) loss_elsewhere: LossElsewhere,
+    /// The others are to hear of the channel even if nothing of it comes in.
+    pub(crate) has_news: bool,
     /// The newest chunk was lent: what is lost of the channel is counted where it comes in.
     pub(crate) is_fed: bool,
     /// Shards fanned out to each subscriber so far.
@@ -45,6 +47,7 @@ impl Channel {
             counters: ChannelCounters::default(),
             loss_ppm_max: 0,
             loss_elsewhere: LossElsewhere::default(),
+            has_news: false,
             is_fed: false,
             shards_fanned: 0,
             asks: 0,
@@ -77,8 +80,8 @@ impl Channel {
 
     /// What other nodes of the process are to know of the channel, beside its chunks.
     pub(crate) fn news(&self) -> Share {
-        let oldest = self.window.oldest();
-        Share { key: self.verifier.key(), oldest, loss_ppm: self.loss_ppm_max, chunk: None }
+        let floor = self.window.floor();
+        Share { key: self.verifier.key(), floor, loss_ppm: self.loss_ppm_max, chunk: None }
     }
 
     /// The loss that parity is made for, in millionths.

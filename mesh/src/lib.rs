@@ -33,5 +33,5 @@ pub use node::{
 pub use outbox::{Outbox, Payload, SLOT_BYTES, SlotIndex, Transmit};
 pub use share::Share;
 pub use sink::{OutputChunk, SinkConfig};
-pub use stats::{ChannelCounters, Counters, DropReason, Verdict};
+pub use stats::{ChannelCounters, Counters, DropReason, Dropped, Verdict};
 pub use time::{Anchor, Time};

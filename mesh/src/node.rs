@@ -144,6 +144,18 @@ pub struct ChannelSummary {
     pub counters: ChannelCounters,
 }
 
+impl ChannelSummary {
+    /// Adds what another node of the same process has of the channel.
+    pub fn add(&mut self, other: &ChannelSummary) {
+        assert_eq!(self.key, other.key, "two summaries of one channel");
+        self.subscribers += other.subscribers;
+        self.upstreams += other.upstreams;
+        self.edge = self.edge.max(other.edge);
+        self.chunks = self.chunks.max(other.chunks);
+        self.counters += other.counters;
+    }
+}
+
 /// What peers at one address hold and have used up.
 struct AddressUse {
     /// Granted sessions.
@@ -290,7 +302,7 @@ impl Node {
         match outcome {
             Ok(()) => Verdict::Kept,
             Err(reason) => {
-                self.counters.dropped[reason as usize] += 1;
+                self.counters.dropped[reason] += 1;
                 Verdict::Dropped(reason)
             }
         }

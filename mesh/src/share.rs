@@ -9,8 +9,8 @@ use crate::outbox::SlotIndex;
 #[derive(Clone, Debug)]
 pub struct Share {
     pub(crate) key: ChannelKey,
-    /// The oldest chunk that the lender keeps: what was lent before it is wanted back.
-    pub(crate) oldest: Sequence,
+    /// The lender keeps no chunk below: what was lent of them is wanted back.
+    pub(crate) floor: Sequence,
     /// The largest loss among the lender's subscribers, in millionths.
     pub(crate) loss_ppm: u32,
     pub(crate) chunk: Option<LentChunk>,

@@ -1,5 +1,8 @@
 //! What a node counts. Plain integers, read by whoever wants to know.
 
+use core::ops::{AddAssign, Index, IndexMut};
+
+use derive_more::AddAssign;
 use thiserror::Error;
 
 /// What became of a datagram.
@@ -96,7 +99,7 @@ impl DropReason {
 }
 
 /// Totals of a node since it was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, AddAssign)]
 pub struct Counters {
     /// Datagrams handled.
     pub datagrams: u64,
@@ -145,18 +148,49 @@ pub struct Counters {
     /// Subscribers let go because the kernel would not send to them.
     pub sessions_unreachable: u64,
     /// Drops by [`DropReason`].
-    pub dropped: [u64; DropReason::ALL.len()],
+    pub dropped: Dropped,
+}
+
+/// Counts by [`DropReason`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped([u64; DropReason::ALL.len()]);
+
+impl Dropped {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+impl Index<DropReason> for Dropped {
+    type Output = u64;
+
+    fn index(&self, reason: DropReason) -> &u64 {
+        &self.0[reason as usize]
+    }
+}
+
+impl IndexMut<DropReason> for Dropped {
+    fn index_mut(&mut self, reason: DropReason) -> &mut u64 {
+        &mut self.0[reason as usize]
+    }
+}
+
+impl AddAssign for Dropped {
+    fn add_assign(&mut self, other: Dropped) {
+        self.0.iter_mut().zip(other.0).for_each(|(ours, theirs)| *ours += theirs);
+    }
 }
 
 impl Counters {
     /// How many datagrams were dropped for this reason.
     pub fn dropped_for(&self, reason: DropReason) -> u64 {
-        self.dropped[reason as usize]
+        self.dropped[reason]
     }
 }
 
 /// Totals of one channel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AddAssign)]
 pub struct ChannelCounters {
     /// Shards received and kept.
     pub shards_received: u64,

@@ -270,15 +270,15 @@ impl Window {
         }
     }
 
-    /// Gives back the chunks before `oldest` that others lent.
-    pub(crate) fn return_lent(&mut self, oldest: Sequence, arena: &mut Arena) {
-        for chunk in self.chunks.iter_mut().take_while(|chunk| chunk.sequence < oldest) {
+    /// Gives back the chunks below `floor` that others lent.
+    pub(crate) fn return_lent(&mut self, floor: Sequence, arena: &mut Arena) {
+        for chunk in self.chunks.iter_mut().take_while(|chunk| chunk.sequence < floor) {
             if let Some(body) = chunk.body.take_if(|body| body.is_lent) {
                 body.give_back(arena);
                 self.bodies -= 1;
             }
         }
-        while self.chunks.front().is_some_and(|chunk| chunk.sequence < oldest && chunk.body.is_none()) {
+        while self.chunks.front().is_some_and(|chunk| chunk.sequence < floor && chunk.body.is_none()) {
             self.evict_oldest(arena);
         }
     }

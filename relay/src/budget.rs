@@ -12,6 +12,13 @@ pub const SLOT_MEMORY_BYTES_MIN: u64 = (2 * mesh::limits::WINDOW_CHUNKS_MIN * me
 /// The most slot memory: slots have 32-bit numbers, and no machine this runs on has more.
 pub const SLOT_MEMORY_BYTES_MAX: u64 = 1 << 40;
 
+/// News that a worker may be behind by: 1,024 of 250 bytes. Of 500 channels in pieces of a quarter chunk that is what
+/// comes in 20 ms.
+pub(crate) const INBOX_SHARES: usize = 1_024;
+
+/// The most workers; a node has 63 siblings at most.
+pub const WORKERS_MAX: usize = 64;
+
 /// Messages handed to the plane at once. Between two batches arrivals are taken in, so this also bounds how long
 /// control traffic waits for the fan-out: about 1 ms.
 pub const BATCH_MESSAGES: usize = 256;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
 use codec::{ChannelKey, ChannelLink};
@@ -12,7 +13,7 @@ use mesh::{Admission, Limits};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::budget::{SLOT_MEMORY_BYTES, SLOT_MEMORY_BYTES_MAX, SLOT_MEMORY_BYTES_MIN};
+use crate::budget::{SLOT_MEMORY_BYTES, SLOT_MEMORY_BYTES_MAX, SLOT_MEMORY_BYTES_MIN, WORKERS_MAX};
 use crate::plane::Io;
 
 /// The commented default, which `--print-config` prints.
@@ -29,12 +30,66 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What moves the datagrams.
     pub io: Io,
+    /// How many threads move datagrams.
+    pub workers: Workers,
     /// Whether any channel is carried, not only the listed ones.
     pub open: bool,
     /// Links or keys of the channels that are carried.
     pub channels: Vec<Channel>,
     /// The bounds.
     pub limits: LimitsConfig,
+}
+
+/// How many threads move datagrams: a number from 1 to 64, or as many as there are processors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "WorkersText")]
+pub enum Workers {
+    /// One for each processor that the process may use.
+    #[default]
+    Auto,
+    /// So many.
+    Fixed(usize),
+}
+
+impl Workers {
+    /// The number.
+    pub fn count(self) -> usize {
+        match self {
+            Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
+            Workers::Fixed(count) => count,
+        }
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Workers, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Workers::Auto),
+            (_, Ok(count)) if (1..=WORKERS_MAX).contains(&count) => Ok(Workers::Fixed(count)),
+            _ => Err(format!("workers = {text}: must be \"auto\" or 1 to {WORKERS_MAX}")),
+        }
+    }
+}
+
+/// As it may stand in the file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WorkersText {
+    Number(i64),
+    Word(String),
+}
+
+impl TryFrom<WorkersText> for Workers {
+    type Error = String;
+
+    fn try_from(text: WorkersText) -> Result<Workers, String> {
+        match text {
+            WorkersText::Number(number) => number.to_string().parse(),
+            WorkersText::Word(word) => word.parse(),
+        }
+    }
 }
 
 /// The `[limits]` of the file.
@@ -78,6 +133,7 @@ impl Default for Config {
         Config {
             listen: "[::]:7450".parse().expect("an address"),
             io: Io::default(),
+            workers: Workers::default(),
             open: false,
             channels: Vec::new(),
             limits: LimitsConfig::default(),
@@ -240,6 +296,17 @@ mod tests {
         assert!(channel.contains("no channel key"), "{channel}");
         let range = error("[limits]\nwindow_seconds = 0");
         assert!(range.contains("window_seconds = 0") && range.contains("1 to 600"), "{range}");
+    }
+
+    #[test]
+    fn workers_are_a_number_or_auto() {
+        let workers = |text: &str| Config::parse(text, "test.toml").map(|config| config.workers);
+        assert_eq!(workers("workers = 3").unwrap(), Workers::Fixed(3));
+        assert_eq!(workers("workers = \"auto\"").unwrap(), Workers::Auto);
+        for wrong in ["0", "65", "-1", "\"all\"", "2.5"] {
+            let error = error(&format!("workers = {wrong}"));
+            assert!(error.contains("line 1") && error.contains("workers"), "{error}");
+        }
     }
 
     #[test]

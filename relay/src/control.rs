@@ -7,7 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use crate::running::Relay;
-use crate::worker::{SNAPSHOT_INTERVAL, Snapshot};
+use crate::snapshot::Snapshot;
+use crate::worker::SNAPSHOT_INTERVAL;
 
 /// A line of counts goes to the log this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ pub(crate) async fn supervise(relay: Relay) -> std::io::Result<bool> {
             _ = interrupt.recv() => break "SIGINT",
             _ = ticks.tick() => {
                 if !relay.is_alive() {
-                    error!("the worker ended: this is a bug, the lines above say where");
+                    error!("a worker ended: this is a bug, the lines above say where");
                     return Ok(false);
                 }
                 if let Some(snapshot) = relay.take_snapshot() {
@@ -98,7 +99,6 @@ impl Log {
             return;
         }
         let mbit = |bytes: u64| (bytes * 8) as f64 / 1e6 / elapsed.as_secs_f64();
-        let dropped = |snapshot: &Snapshot| snapshot.node.dropped.iter().sum::<u64>();
         let subscribers: usize = snapshot.channels.iter().map(|channel| channel.subscribers).sum();
         info!(
             channels = snapshot.channels.len(),
@@ -106,7 +106,7 @@ impl Log {
             mbit_in = format_args!("{:.1}", mbit(snapshot.plane.bytes_received - last.plane.bytes_received)),
             mbit_out = format_args!("{:.1}", mbit(snapshot.plane.bytes_sent - last.plane.bytes_sent)),
             lost = snapshot.node.chunks_lost - last.node.chunks_lost,
-            dropped = dropped(&snapshot) - dropped(last),
+            dropped = snapshot.node.dropped.total() - last.node.dropped.total(),
             skipped = snapshot.node.jobs_skipped - last.node.jobs_skipped,
             "carried"
         );

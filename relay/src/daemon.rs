@@ -10,7 +10,7 @@ use tracing::error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
+use crate::config::{Config, ConfigError, DEFAULT_CONFIG, Workers};
 use crate::control::supervise;
 use crate::plane::Io;
 use crate::running::Relay;
@@ -39,6 +39,9 @@ struct Args {
     /// What moves datagrams: io_uring, or the plain recvmmsg and sendmmsg; auto is io_uring where that is to be had
     #[arg(long, value_name = "auto|uring|mmsg", hide_possible_values = true)]
     io: Option<Io>,
+    /// Threads that move datagrams: 1 to 64, or auto: one for each processor
+    #[arg(long, value_name = "N|auto")]
+    workers: Option<Workers>,
     /// Carry any channel, not only the configured ones
     #[arg(long)]
     open: bool,
@@ -46,7 +49,7 @@ struct Args {
     #[arg(long, requires = "config")]
     check_config: bool,
     /// Print the commented default configuration, and do nothing else
-    #[arg(long, conflicts_with_all = ["config", "listen", "io", "open", "check_config"])]
+    #[arg(long, conflicts_with_all = ["config", "listen", "io", "workers", "open", "check_config"])]
     print_config: bool,
 }
 
@@ -74,6 +77,7 @@ fn load(args: &Args) -> Result<Config, ConfigError> {
     let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
     config.listen = args.listen.unwrap_or(config.listen);
     config.io = args.io.unwrap_or(config.io);
+    config.workers = args.workers.unwrap_or(config.workers);
     config.open |= args.open;
     Ok(config)
 }

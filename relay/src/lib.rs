@@ -1,4 +1,4 @@
-//! The relay: a [`mesh::Node`] driven over io_uring (or `sendmmsg`), on its own thread, and the daemon `superpeerd` around it.
+//! The relay: a [`mesh::Node`] driven over io_uring (or `sendmmsg`), one per worker thread, and the daemon `superpeerd` around it.
 //!
 //! It does not know the protocol (that is `mesh`) nor the wire (that is `codec`); it owns the socket, the memory, the
 //! threads and the clock. `DESIGN.md` beside this crate says who owns what when.
@@ -7,13 +7,15 @@ pub mod budget;
 pub mod config;
 mod control;
 mod daemon;
+mod inbox;
 pub mod mmsg;
 pub mod plane;
 mod running;
+mod snapshot;
 pub mod uring;
 mod worker;
 
-pub use config::Config;
+pub use config::{Config, Workers};
 pub use daemon::run;
 pub use running::{Relay, StartError};
-pub use worker::Snapshot;
+pub use snapshot::Snapshot;

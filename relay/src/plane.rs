@@ -94,6 +94,16 @@ impl Plane {
         }
     }
 
+    /// Has the kernel hand each peer's datagrams to one of `workers` planes of the same port, which one by the peer's
+    /// address (IPv4, or IPv6 /64). To be called on the first of them, before the others are opened.
+    ///
+    /// # Errors
+    /// When the kernel refuses the filter.
+    pub(crate) fn steer(&self, workers: u32) -> Result<(), OpenError> {
+        let steered = self.common().socket.steer(workers);
+        steered.map_err(|source| OpenError::Option { option: "SO_ATTACH_REUSEPORT_CBPF", source })
+    }
+
     /// Where the socket is bound: with the port that the kernel chose, if it was asked to.
     pub fn local_addr(&self) -> SocketAddr {
         self.common().socket.local_addr()

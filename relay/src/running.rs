@@ -2,19 +2,20 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh::{Anchor, Node, NodeConfig, SLOT_BYTES};
+use mesh::{Anchor, Node, NodeConfig, SLOT_BYTES, Siblings};
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::inbox::Inbox;
 use crate::plane::{Io, OpenError, Plane, Waker};
+use crate::snapshot::Snapshot;
 use crate::uring::SlotMemory;
-use crate::worker::{Shared, Snapshot, Worker};
+use crate::worker::{Colleagues, Shared, Worker};
 
 /// Why a relay does not start.
 #[derive(Debug, Error)]
@@ -45,50 +46,45 @@ pub struct Relay {
     listen: SocketAddr,
     probe: String,
     uses_io_uring: bool,
+    workers: Vec<Running>,
+    /// Of each worker, the counts that it gave and that were not taken yet.
+    given: Mutex<Vec<Option<Snapshot>>>,
+}
+
+/// A worker, seen from outside.
+struct Running {
     waker: Waker,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<Snapshot>>,
+    thread: JoinHandle<Snapshot>,
 }
 
 impl Relay {
-    /// Starts a relay on a thread of its own.
+    /// Starts a relay on threads of its own.
     ///
     /// # Errors
     /// When the kernel refuses memory, socket, ring or thread; the message says what to do.
     pub fn start(config: &Config) -> Result<Relay, StartError> {
         ensure_free(config.listen)?;
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(StartError::Random)?;
-        let node_config = NodeConfig { admission: config.admission(), limits: config.limits() };
+        let count = config.workers.count();
         let slots = config.memory_bytes() / SLOT_BYTES;
-        let (io, listen, shared) = (config.io, config.listen, Shared::new());
-        let for_worker = Arc::clone(&shared);
-        let (opened, started) = mpsc::sync_channel(1);
-        let body = move || {
-            let made = open(io, listen, slots).map(|(memory, plane)| {
-                let node = Node::new(node_config, seed, Box::new(memory));
-                Worker::new(node, plane, Anchor::new(SystemTime::now(), Instant::now()), for_worker)
-            });
-            match made {
-                Ok(worker) => {
-                    let plane = worker.plane();
-                    let uses_io_uring = matches!(plane, Plane::Uring(_));
-                    let probe = plane.probe().to_string();
-                    let told = opened.send(Ok((plane.local_addr(), probe, uses_io_uring, plane.waker())));
-                    drop(opened);
-                    told.map_or_else(|_| Snapshot::default(), |()| worker.run())
-                }
-                Err(error) => {
-                    // Whoever started the relay waits for this.
-                    let _ = opened.send(Err(error));
-                    Snapshot::default()
-                }
-            }
+        let parts = SlotMemory::map_parts((slots / count).max(1), count)
+            .map_err(|source| StartError::Memory { bytes: slots * SLOT_BYTES, source })?;
+        let siblings = Siblings { count: count - 1, ..Siblings::default() };
+        let mut started: Vec<Started> = Vec::with_capacity(count);
+        for (number, memory) in parts.into_iter().enumerate() {
+            // The first may be told any port, and finds out whether there is io_uring; the others do as it does.
+            let (listen, io) = started.first().map_or((config.listen, config.io), Started::ways);
+            let plan = Plan { number, count, listen, io, memory, siblings: siblings.clone() };
+            started.push(Started::new(plan, config)?);
+        }
+        let inboxes: Arc<[Inbox]> = started.iter().map(|worker| Inbox::new(worker.waker.clone())).collect();
+        let Started { listen, ref probe, uses_io_uring, .. } = started[0];
+        let probe = match count {
+            1 => probe.clone(),
+            _ => format!("{probe}; the same for each of {count} workers"),
         };
-        let thread =
-            thread::Builder::new().name("superpeer-w0".to_owned()).spawn(body).map_err(StartError::Thread)?;
-        let (listen, probe, uses_io_uring, waker) = started.recv().expect("the worker says how it went")?;
-        Ok(Relay { listen, probe, uses_io_uring, waker, shared, thread: Some(thread) })
+        let workers = started.into_iter().map(|worker| worker.run(&inboxes)).collect();
+        Ok(Relay { listen, probe, uses_io_uring, workers, given: Mutex::new(vec![None; count]) })
     }
 
     /// Where it listens, with the port that the kernel chose if it was asked to.
@@ -106,26 +102,40 @@ impl Relay {
         self.uses_io_uring
     }
 
-    /// The latest counts, if there are any since the last call; there are once a second.
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// The latest counts of all workers together, if each has given some since the last call; they do once a second.
     pub fn take_snapshot(&self) -> Option<Snapshot> {
-        self.shared.snapshots.pop()
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        for (given, worker) in given.iter_mut().zip(&self.workers) {
+            *given = worker.shared.snapshots.pop().or(given.take());
+        }
+        if given.iter().any(Option::is_none) {
+            return None;
+        }
+        given.iter_mut().filter_map(Option::take).reduce(Snapshot::with)
     }
 
-    /// Whether the worker still runs. It ends by itself only if it panicked.
+    /// Whether all workers still run. One ends by itself only if it panicked.
     pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.workers.iter().all(|worker| !worker.thread.is_finished())
     }
 
-    /// Says goodbye to every peer, stops, and gives the last counts; `None` if the worker had panicked.
+    /// Says goodbye to every peer, stops, and gives the last counts; `None` if a worker had panicked.
     pub fn stop(mut self) -> Option<Snapshot> {
         self.end()
     }
 
     fn end(&mut self) -> Option<Snapshot> {
-        let thread = self.thread.take()?;
-        self.shared.stop.store(true, Ordering::Release);
-        self.waker.wake();
-        thread.join().ok()
+        for worker in &self.workers {
+            worker.shared.stop.store(true, Ordering::Release);
+            worker.waker.wake();
+        }
+        let last: Vec<_> = self.workers.drain(..).map(|worker| worker.thread.join().ok()).collect();
+        last.into_iter().collect::<Option<Vec<_>>>()?.into_iter().reduce(Snapshot::with)
     }
 }
 
@@ -135,11 +145,83 @@ impl Drop for Relay {
     }
 }
 
-fn open(io: Io, listen: SocketAddr, slots: usize) -> Result<(SlotMemory, Plane), StartError> {
-    let bytes = slots * SLOT_BYTES;
-    let memory = SlotMemory::map(slots).map_err(|source| StartError::Memory { bytes, source })?;
-    let plane = Plane::open(io, listen, memory.region())?;
-    Ok((memory, plane))
+/// What one worker is to be.
+struct Plan {
+    number: usize,
+    count: usize,
+    listen: SocketAddr,
+    io: Io,
+    memory: SlotMemory,
+    siblings: Siblings,
+}
+
+impl Plan {
+    /// On the worker's own thread, where a plane has to stay.
+    fn open(&self) -> Result<Plane, StartError> {
+        let plane = Plane::open(self.io, self.listen, self.memory.region())?;
+        if self.number == 0 && self.count > 1 {
+            plane.steer(self.count as u32)?;
+        }
+        Ok(plane)
+    }
+}
+
+/// A worker whose plane is open, and that waits to hear of the others before it runs.
+struct Started {
+    listen: SocketAddr,
+    probe: String,
+    uses_io_uring: bool,
+    waker: Waker,
+    shared: Arc<Shared>,
+    colleagues: mpsc::SyncSender<Colleagues>,
+    number: usize,
+    thread: JoinHandle<Snapshot>,
+}
+
+impl Started {
+    fn new(plan: Plan, config: &Config) -> Result<Started, StartError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(StartError::Random)?;
+        let node_config = NodeConfig { admission: config.admission(), limits: config.limits() };
+        let (number, shared) = (plan.number, Shared::new());
+        let for_worker = Arc::clone(&shared);
+        let (opened, is_open) = mpsc::sync_channel(1);
+        let (colleagues, for_colleagues) = mpsc::sync_channel(1);
+        let body = move || {
+            let plane = match plan.open() {
+                Ok(plane) => plane,
+                Err(error) => {
+                    // Whoever started the relay waits for this.
+                    let _ = opened.send(Err(error));
+                    return Snapshot::default();
+                }
+            };
+            let uses_io_uring = matches!(plane, Plane::Uring(_));
+            let told = (plane.local_addr(), plane.probe().to_string(), uses_io_uring, plane.waker());
+            let _ = opened.send(Ok(told));
+            // Another one could not be started, and nobody is left to say who the others are.
+            let Ok(colleagues) = for_colleagues.recv() else { return Snapshot::default() };
+            let node = Node::among(plan.siblings, node_config, seed, Box::new(plan.memory));
+            let clock = Anchor::new(SystemTime::now(), Instant::now());
+            Worker::new(node, plane, clock, for_worker, colleagues).run()
+        };
+        let builder = thread::Builder::new().name(format!("superpeer-w{number}"));
+        let thread = builder.spawn(body).map_err(StartError::Thread)?;
+        let (listen, probe, uses_io_uring, waker) = is_open.recv().expect("the worker says how it went")?;
+        Ok(Started { listen, probe, uses_io_uring, waker, shared, colleagues, number, thread })
+    }
+
+    /// Where it listens, and with which calls.
+    fn ways(&self) -> (SocketAddr, Io) {
+        (self.listen, if self.uses_io_uring { Io::Uring } else { Io::Mmsg })
+    }
+
+    fn run(self, inboxes: &Arc<[Inbox]>) -> Running {
+        let colleagues = Colleagues { inboxes: Arc::clone(inboxes), own: self.number };
+        // It waits for this; if it has panicked instead, `is_alive` tells.
+        let _ = self.colleagues.send(colleagues);
+        Running { waker: self.waker, shared: self.shared, thread: self.thread }
+    }
 }
 
 /// A worker's socket shares its port (`SO_REUSEPORT`); a second daemon must not share it unnoticed. A socket that does

@@ -43,6 +43,7 @@ mod receive;
 mod ring;
 mod sendmmsg;
 mod socket;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod transmit;
@@ -66,6 +67,8 @@ pub(crate) use receive::{MESSAGE_BYTES_MAX, split};
 pub(crate) use socket::Socket;
 #[cfg(test)]
 pub(crate) use socket::set_option;
+#[cfg(test)]
+pub(crate) use steering::worker_of;
 pub(crate) use transmit::Common;
 
 use crate::plane::{OpenError, Probe, Waker};

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
-use mesh::{Anchor, ChannelSummary, Counters, Node, Outbox, Progress, Time};
+use mesh::{Anchor, Node, Outbox, Progress, Time};
 use tracing::warn;
 
 use crate::budget::BATCH_MESSAGES;
-use crate::plane::{Plane, PlaneCounters};
+use crate::inbox::Inbox;
+use crate::plane::Plane;
+use crate::snapshot::Snapshot;
 
 /// How often a worker says what it has counted.
 pub(crate) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -19,25 +21,6 @@ const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
 /// A kernel that would not even wait is asked again after this time.
 const WAIT_FAILED_PAUSE: Duration = Duration::from_millis(10);
-
-/// What a worker has counted and carries, as of one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// When, µs since the Unix epoch.
-    pub at: Time,
-    /// The node's totals.
-    pub node: Counters,
-    /// The plane's totals.
-    pub plane: PlaneCounters,
-    /// Sessions of both directions.
-    pub sessions: usize,
-    /// Slot memory that windows fill, bytes.
-    pub window_bytes: usize,
-    /// What is carried.
-    pub channels: Vec<ChannelSummary>,
-    /// Processor time of the worker's thread; `None` where the kernel does not say.
-    pub cpu: Option<Duration>,
-}
 
 /// What a worker shares with the rest of the process; nothing of it is touched per datagram.
 pub(crate) struct Shared {
@@ -59,25 +42,52 @@ pub(crate) struct Worker {
     outbox: Outbox,
     clock: Anchor,
     shared: Arc<Shared>,
+    colleagues: Colleagues,
     snapshot_at: Time,
     wait_errors: u64,
 }
 
+/// The workers of a relay, seen from one of them.
+pub(crate) struct Colleagues {
+    /// The inboxes of all.
+    pub(crate) inboxes: Arc<[Inbox]>,
+    /// Which of them is this worker's.
+    pub(crate) own: usize,
+}
+
+impl Colleagues {
+    fn inbox(&self) -> &Inbox {
+        &self.inboxes[self.own]
+    }
+
+    /// Those of the others, in the order in which the node numbers its siblings.
+    fn others(&self) -> impl Iterator<Item = &Inbox> {
+        self.inboxes.iter().enumerate().filter(|(number, _)| *number != self.own).map(|(_, inbox)| inbox)
+    }
+
+    fn sibling(&self, number: usize) -> &Inbox {
+        &self.inboxes[number + usize::from(number >= self.own)]
+    }
+}
+
 impl Worker {
-    pub(crate) fn new(node: Node, plane: Plane, clock: Anchor, shared: Arc<Shared>) -> Worker {
+    pub(crate) fn new(
+        node: Node,
+        plane: Plane,
+        clock: Anchor,
+        shared: Arc<Shared>,
+        colleagues: Colleagues,
+    ) -> Worker {
         Worker {
             node,
             plane,
+            colleagues,
             outbox: Outbox::new(BATCH_MESSAGES),
             clock,
             shared,
             snapshot_at: Time::default(),
             wait_errors: 0,
         }
-    }
-
-    pub(crate) fn plane(&self) -> &Plane {
-        &self.plane
     }
 
     /// Runs until the worker is told to stop; then says goodbye to every peer and returns the last counts.
@@ -98,16 +108,20 @@ impl Worker {
         self.clock.time_at(Instant::now())
     }
 
-    /// Takes in what has arrived and sends one batch: what one wake-up brought of a chunk leaves as one train.
+    /// Takes in what has arrived, here and at the other workers, and sends one batch: what one wake-up brought of a chunk
+    /// leaves as one train.
     fn turn(&mut self) -> Progress {
         let now = self.now();
-        let node = &mut self.node;
         self.plane.receive(|from, datagram| {
-            node.handle_datagram(now, from, datagram);
+            self.node.handle_datagram(now, from, datagram);
         });
-        node.handle_timeout(now);
+        while let Some(share) = self.colleagues.inbox().pop() {
+            self.node.handle_share(now, &share);
+        }
+        self.node.handle_timeout(now);
+        self.share();
         self.outbox.clear();
-        let progress = node.poll_transmit(now, &mut self.outbox);
+        let progress = self.node.poll_transmit(now, &mut self.outbox);
         if !self.outbox.is_empty() {
             self.plane.transmit(&self.outbox);
         }
@@ -120,7 +134,27 @@ impl Worker {
         progress
     }
 
+    /// Lets the other workers send at the same time what came in here.
+    fn share(&mut self) {
+        let mut told = false;
+        let colleagues = &self.colleagues;
+        self.node.share(|sibling, share| {
+            told = true;
+            colleagues.sibling(sibling).push(share)
+        });
+        if told {
+            colleagues.others().for_each(Inbox::wake);
+        }
+    }
+
     fn sleep(&mut self) {
+        if self.colleagues.inbox().may_sleep() {
+            self.sleep_until_due();
+        }
+        self.colleagues.inbox().is_awake();
+    }
+
+    fn sleep_until_due(&mut self) {
         let next = self.node.next_timeout().map_or(self.snapshot_at, |at| at.min(self.snapshot_at));
         let timeout = next.since(self.now());
         if let Err(error) = self.plane.wait(Some(timeout)) {

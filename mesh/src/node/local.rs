@@ -200,7 +200,16 @@ impl Node {
             window.evict_oldest_own_body(&mut self.arena);
             self.note_news(longest);
         }
-        self.arena.take()
+        let slot = self.arena.take();
+        if slot.is_none() {
+            // The others may have missed what is wanted back.
+            for index in 0..self.channels.capacity() {
+                if self.channels.contains(index) {
+                    self.note_news(index);
+                }
+            }
+        }
+        slot
     }
 
     /// Makes room for a chunk more in the channel's own window.

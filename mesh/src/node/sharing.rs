@@ -39,7 +39,8 @@ impl Node {
             }
         }
         for index in self.news.drain(..) {
-            let Some(channel) = self.channels.get(index) else { continue };
+            let Some(channel) = self.channels.get_mut(index) else { continue };
+            channel.has_news = false;
             for sibling in 0..self.siblings.count {
                 // News of this kind is told again soon.
                 let _ = deliver(sibling, channel.news());
@@ -68,7 +69,7 @@ impl Node {
         };
         let channel = &mut self.channels[index];
         channel.loss_elsewhere.note(now, share.loss_ppm);
-        channel.window.return_lent(share.oldest, &mut self.arena);
+        channel.window.return_lent(share.floor, &mut self.arena);
         let Some(chunk) = &share.chunk else { return false };
         let sequence = chunk.identity.header.sequence;
         if channel.window.admit(now, sequence).is_err() {
@@ -140,9 +141,11 @@ impl Node {
     }
 
     /// The others are to hear of a channel even if nothing of it comes in.
-    pub(super) fn note_news(&mut self, channel: usize) {
-        if self.siblings.count > 0 {
-            self.news.push(channel);
+    pub(super) fn note_news(&mut self, index: usize) {
+        let channel = &mut self.channels[index];
+        if self.siblings.count > 0 && !channel.has_news {
+            channel.has_news = true;
+            self.news.push(index);
         }
     }
 }

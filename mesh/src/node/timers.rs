@@ -149,12 +149,12 @@ impl Node {
                 channel.window.evict_before(before(WRITTEN_KEPT), sink.position(), &mut self.arena);
             }
             channel.loss_ppm_max = channel.seats.iter().map(|seat| seat.loss_ppm).max().unwrap_or(0);
-            if channel.loss_ppm_max > 0 && self.siblings.count > 0 {
-                self.news.push(index);
-            }
+            let is_lossy = channel.loss_ppm_max > 0;
             if channel.is_idle() {
                 self.channels_by_tag.remove(&channel.verifier.tag());
                 self.channels.remove(index);
+            } else if is_lossy {
+                self.note_news(index);
             }
         }
     }

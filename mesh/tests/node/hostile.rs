@@ -233,7 +233,7 @@ fn any_flipped_bit_is_dropped_and_no_viewer_notices() {
     }
     let after = net.node(relay).counters().clone();
     assert_eq!(after.shards_stored, before.shards_stored + 1);
-    assert_eq!(after.dropped.iter().sum::<u64>() - before.dropped.iter().sum::<u64>(), flips);
+    assert_eq!(after.dropped.total() - before.dropped.total(), flips);
 
     for shard in &shards[1..] {
         assert_eq!(net.inject(relay, from, shard), Verdict::Kept);

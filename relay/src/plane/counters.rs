@@ -1,8 +1,10 @@
 //! What a plane counts.
 
+use derive_more::AddAssign;
+
 /// Totals since the plane was opened. A *message* is what one send or receive carries: one datagram, or several of
 /// equal size that the kernel splits or has joined (GSO, GRO).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, AddAssign)]
 pub struct PlaneCounters {
     /// Messages handed over.
     pub messages_received: u64,

@@ -8,7 +8,7 @@ use codec::{ChannelKey, DATAGRAM_BYTES, MAX_SHARDS, Sequence};
 use mesh::{Memory, Outbox, SLOT_BYTES, SlotIndex};
 
 use super::*;
-use crate::uring::{SlotMemory, set_option};
+use crate::uring::{SlotMemory, set_option, worker_of};
 
 /// How long something may take that takes no time on an idle machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -119,6 +119,7 @@ on_both_planes!(
     a_used_port_gives_an_error_that_says_so,
     a_foreign_address_gives_an_error_that_says_so,
     planes_share_a_port_and_free_it_when_they_go,
+    a_peer_is_heard_by_the_plane_that_its_address_names,
     a_plane_can_go_with_datagrams_unread_and_undelivered,
     the_probe_names_calls_address_and_buffers,
 );
@@ -381,6 +382,28 @@ fn planes_share_a_port_and_free_it_when_they_go(io: Io) {
     UdpSocket::bind(listen).expect_err("the port is still taken");
     drop(second);
     UdpSocket::bind(listen).expect("the port is free");
+}
+
+fn a_peer_is_heard_by_the_plane_that_its_address_names(io: Io) {
+    let (first, _slots) = open(io, "[::]:0");
+    first.steer(3).unwrap();
+    let listen = first.local_addr();
+    let (second, _slots) = open(io, &listen.to_string());
+    let (third, _slots) = open(io, &listen.to_string());
+    let mut planes = [first, second, third];
+    let peers = (1..=20).map(|host| format!("127.0.0.{host}:0")).chain(["[::1]:0".to_owned()]);
+    for (number, from) in peers.enumerate() {
+        let socket = peer(&from);
+        let source = socket.local_addr().unwrap();
+        let to = SocketAddr::new(
+            if source.is_ipv4() { [127, 0, 0, 1].into() } else { source.ip() },
+            listen.port(),
+        );
+        socket.send_to(&[number as u8; 100], to).unwrap();
+        let expected = &mut planes[worker_of(source.ip(), 3) as usize];
+        let arrived = receive_until(expected, |arrived| arrived.len() == 1);
+        assert_eq!(arrived[0], (source, vec![number as u8; 100]));
+    }
 }
 
 fn a_plane_can_go_with_datagrams_unread_and_undelivered(io: Io) {

@@ -38,6 +38,11 @@ impl Socket {
         Ok(Socket { inner, local })
     }
 
+    /// Has the kernel spread peers over the sockets of this port by their addresses; see [`super::steering`].
+    pub(crate) fn steer(&self, workers: u32) -> io::Result<()> {
+        super::steering::steer(self, workers)
+    }
+
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local
     }

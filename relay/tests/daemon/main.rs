@@ -8,3 +8,4 @@ mod peer;
 mod sessions;
 mod wait;
 mod without_io_uring;
+mod workers;

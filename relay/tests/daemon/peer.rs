@@ -33,20 +33,26 @@ pub(crate) struct Peer {
 impl Peer {
     /// Publishes the channel of this secret at `relay`.
     pub(crate) fn publisher(relay: SocketAddr, secret: ChannelSecret) -> Peer {
-        Peer::new(relay, |node, now| node.add_source(now, secret))
+        Peer::publisher_from(loopback(relay), relay, secret)
+    }
+
+    /// The same, from an address of this machine.
+    pub(crate) fn publisher_from(ip: IpAddr, relay: SocketAddr, secret: ChannelSecret) -> Peer {
+        Peer::new(ip, relay, |node, now| node.add_source(now, secret))
     }
 
     /// Watches the channel of this key at `relay`.
     pub(crate) fn viewer(relay: SocketAddr, key: ChannelKey) -> Peer {
-        let config = SinkConfig { delay: Duration::from_secs(5), from: Sequence(0) };
-        Peer::new(relay, |node, _| node.add_sink(&key, config).expect("a channel's key"))
+        Peer::viewer_from(loopback(relay), relay, key)
     }
 
-    fn new(relay: SocketAddr, add: impl FnOnce(&mut Node, Time) -> ChannelId) -> Peer {
-        let ip = match relay.ip() {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
-        };
+    /// The same, from an address of this machine.
+    pub(crate) fn viewer_from(ip: IpAddr, relay: SocketAddr, key: ChannelKey) -> Peer {
+        let config = SinkConfig { delay: Duration::from_secs(5), from: Sequence(0) };
+        Peer::new(ip, relay, |node, _| node.add_sink(&key, config).expect("a channel's key"))
+    }
+
+    fn new(ip: IpAddr, relay: SocketAddr, add: impl FnOnce(&mut Node, Time) -> ChannelId) -> Peer {
         let socket = UdpSocket::bind((ip, 0)).expect("a socket on loopback");
         let clock = Anchor::new(SystemTime::now(), Instant::now());
         let now = clock.time_at(Instant::now());
@@ -141,6 +147,13 @@ impl Peer {
     /// Goes on until `done`.
     pub(crate) fn until(&mut self, what: &str, done: impl Fn(&Peer) -> bool) {
         all_until(&mut [self], what, |peers| done(&*peers[0]));
+    }
+}
+
+fn loopback(relay: SocketAddr) -> IpAddr {
+    match relay.ip() {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
     }
 }
 

@@ -1,0 +1,46 @@
+//! What the workers have counted.
+
+use std::time::Duration;
+
+use mesh::{ChannelSummary, Counters, Time};
+
+use crate::plane::PlaneCounters;
+
+/// What a worker, or all of them together, has counted and carries, as of one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// When, µs since the Unix epoch.
+    pub at: Time,
+    /// The node's totals.
+    pub node: Counters,
+    /// The plane's totals.
+    pub plane: PlaneCounters,
+    /// Sessions of both directions.
+    pub sessions: usize,
+    /// Slot memory that windows fill, bytes.
+    pub window_bytes: usize,
+    /// What is carried.
+    pub channels: Vec<ChannelSummary>,
+    /// Processor time of the worker's thread; `None` where the kernel does not say.
+    pub cpu: Option<Duration>,
+}
+
+impl Snapshot {
+    /// This and what another worker has.
+    pub(crate) fn with(mut self, other: Snapshot) -> Snapshot {
+        let Snapshot { at, node, plane, sessions, window_bytes, channels, cpu } = other;
+        self.at = self.at.max(at);
+        self.node += node;
+        self.plane += plane;
+        self.sessions += sessions;
+        self.window_bytes += window_bytes;
+        for channel in channels {
+            match self.channels.iter_mut().find(|known| known.key == channel.key) {
+                Some(known) => known.add(&channel),
+                None => self.channels.push(channel),
+            }
+        }
+        self.cpu = self.cpu.zip(cpu).map(|(ours, theirs)| ours + theirs);
+        self
+    }
+}
