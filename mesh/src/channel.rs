@@ -1,5 +1,7 @@
 //! One channel as this node carries it: its window, who gives it, who takes it.
 
+use core::time::Duration;
+
 use arrayvec::ArrayVec;
 use codec::{ChannelVerifier, Sequence};
 
@@ -23,12 +25,11 @@ pub(crate) struct Channel {
     pub(crate) counters: ChannelCounters,
     /// The largest loss of a subscriber, in millionths.
     pub(crate) loss_ppm_max: u32,
-    /// The same, among the subscribers of the nodes that this one shares its chunks with.
-    pub(crate) loss_elsewhere: LossElsewhere,
+    pub(crate) elsewhere: Elsewhere,
     /// The others are to hear of the channel even if nothing of it comes in.
     pub(crate) has_news: bool,
     /// The newest chunk was lent: what is lost of the channel is counted where it comes in.
-    pub(crate) is_fed: bool,
+    pub(crate) is_lent: bool,
     /// Shards fanned out to each subscriber so far.
     pub(crate) shards_fanned: u64,
     /// Repair requests sent so far: they take turns among the upstreams.
@@ -46,18 +47,22 @@ impl Channel {
             sink: None,
             counters: ChannelCounters::default(),
             loss_ppm_max: 0,
-            loss_elsewhere: LossElsewhere::default(),
+            elsewhere: Elsewhere::default(),
             has_news: false,
-            is_fed: false,
+            is_lent: false,
             shards_fanned: 0,
             asks: 0,
         }
     }
 
-    /// Whether nobody here has to do with the channel any more.
-    pub(crate) fn is_idle(&self) -> bool {
+    /// Whether nobody has to do with the channel any more.
+    pub(crate) fn is_idle(&self, now: Time) -> bool {
         let local = self.source.is_some() || self.sink.is_some();
-        !local && self.seats.is_empty() && self.upstreams.is_empty() && self.window.is_empty()
+        !local
+            && !self.elsewhere.is_fed(now)
+            && self.seats.is_empty()
+            && self.upstreams.is_empty()
+            && self.window.is_empty()
     }
 
     /// Whether a chunk waits for shards or for its turn.
@@ -81,19 +86,20 @@ impl Channel {
     /// What other nodes of the process are to know of the channel, beside its chunks.
     pub(crate) fn news(&self) -> Share {
         let floor = self.window.floor();
-        Share { key: self.verifier.key(), floor, loss_ppm: self.loss_ppm_max, chunk: None }
+        let is_fed = !self.upstreams.is_empty();
+        Share { key: self.verifier.key(), floor, loss_ppm: self.loss_ppm_max, is_fed, chunk: None }
     }
 
     /// The loss that parity is made for, in millionths.
     pub(crate) fn loss_ppm(&self, now: Time) -> u32 {
-        self.loss_ppm_max.max(self.loss_elsewhere.at(now))
+        self.loss_ppm_max.max(self.elsewhere.loss_ppm(now))
     }
 
     /// Settles what can be settled and counts it.
     pub(crate) fn settle(&mut self, now: Time, totals: &mut Counters) {
         let patience = self.sink.as_ref().map_or(REPAIR_HORIZON, Sink::delay);
         while let Some(settled) = self.window.settle_next(now, patience) {
-            if self.is_fed {
+            if self.is_lent {
                 continue;
             }
             self.counters.shards_lost += settled.lost;
@@ -107,22 +113,35 @@ impl Channel {
     }
 }
 
-/// What other nodes last said of their subscribers' loss.
+/// What the other nodes of the process last said of a channel; they say it again with every sweep.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct LossElsewhere {
-    ppm: u32,
-    said_at: Time,
+pub(crate) struct Elsewhere {
+    loss_ppm: u32,
+    loss_said_at: Time,
+    fed_at: Option<Time>,
 }
 
-impl LossElsewhere {
-    /// The largest that was said lately counts, whoever said it.
-    pub(crate) fn note(&mut self, now: Time, ppm: u32) {
-        if ppm >= self.at(now) || now.since(self.said_at) > SWEEP_INTERVAL * 2 {
-            *self = LossElsewhere { ppm, said_at: now };
+impl Elsewhere {
+    /// Of several, the largest loss counts.
+    pub(crate) fn note(&mut self, now: Time, share: &Share) {
+        if share.loss_ppm >= self.loss_ppm(now) || now.since(self.loss_said_at) > SWEEP_INTERVAL * 2 {
+            (self.loss_ppm, self.loss_said_at) = (share.loss_ppm, now);
+        }
+        if share.is_fed {
+            self.fed_at = Some(now);
         }
     }
 
-    fn at(self, now: Time) -> u32 {
-        if now.since(self.said_at) > SWEEP_INTERVAL * 4 { 0 } else { self.ppm }
+    /// The largest loss of a subscriber there.
+    fn loss_ppm(&self, now: Time) -> u32 {
+        if now.since(self.loss_said_at) > SAID_HOLDS { 0 } else { self.loss_ppm }
+    }
+
+    /// Whether the channel comes in there.
+    pub(crate) fn is_fed(&self, now: Time) -> bool {
+        self.fed_at.is_some_and(|at| now.since(at) <= SAID_HOLDS)
     }
 }
+
+/// What another node said holds for so long: it may be a little behind.
+const SAID_HOLDS: Duration = SWEEP_INTERVAL.saturating_mul(4);

@@ -13,6 +13,8 @@ pub struct Share {
     pub(crate) floor: Sequence,
     /// The largest loss among the lender's subscribers, in millionths.
     pub(crate) loss_ppm: u32,
+    /// A publisher, or another node, gives the lender the channel.
+    pub(crate) is_fed: bool,
     pub(crate) chunk: Option<LentChunk>,
 }
 

@@ -37,7 +37,7 @@ impl Node {
             }
             let channel = &mut self.channels[channel_index];
             channel.window.open(now, &identity.header, Body::new(identity, slot));
-            channel.is_fed = false;
+            channel.is_lent = false;
             self.counters.chunks += 1;
         } else {
             self.own_chunk(channel_index, sequence)?;

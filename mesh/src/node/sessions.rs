@@ -47,6 +47,9 @@ impl Node {
         };
         entry.insert(Session::new(id, peer, channel_index, nonce, start, now, side));
         self.sessions_by_peer.insert(peer, index);
+        if peer.peer == Sender::Upstream {
+            self.note_news(channel_index);
+        }
         index
     }
 

@@ -61,14 +61,16 @@ impl Node {
         let known = self.channels_by_tag.get(&share.key.tag()).copied();
         let index = match (known, &share.chunk) {
             (Some(index), _) if self.channels[index].verifier.key() == share.key => index,
-            (None, Some(_)) => match self.find_or_add_channel(&share.key) {
-                Ok(index) => index,
-                Err(_) => return false,
-            },
+            (None, _) if share.is_fed || share.chunk.is_some() => {
+                match self.find_or_add_channel(&share.key) {
+                    Ok(index) => index,
+                    Err(_) => return false,
+                }
+            }
             _ => return false,
         };
         let channel = &mut self.channels[index];
-        channel.loss_elsewhere.note(now, share.loss_ppm);
+        channel.elsewhere.note(now, share);
         channel.window.return_lent(share.floor, &mut self.arena);
         let Some(chunk) = &share.chunk else { return false };
         let sequence = chunk.identity.header.sequence;
@@ -90,7 +92,7 @@ impl Node {
         (body.is_lent, body.held) = (true, chunk.held);
         let channel = &mut self.channels[index];
         channel.window.open(now, &chunk.identity.header, body);
-        channel.is_fed = true;
+        channel.is_lent = true;
         self.counters.chunks_lent += 1;
         self.chunk_grew(now, index, chunk.identity.header.sequence);
     }

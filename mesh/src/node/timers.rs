@@ -149,11 +149,11 @@ impl Node {
                 channel.window.evict_before(before(WRITTEN_KEPT), sink.position(), &mut self.arena);
             }
             channel.loss_ppm_max = channel.seats.iter().map(|seat| seat.loss_ppm).max().unwrap_or(0);
-            let is_lossy = channel.loss_ppm_max > 0;
-            if channel.is_idle() {
+            let is_of_interest = channel.loss_ppm_max > 0 || !channel.upstreams.is_empty();
+            if channel.is_idle(now) {
                 self.channels_by_tag.remove(&channel.verifier.tag());
                 self.channels.remove(index);
-            } else if is_lossy {
+            } else if is_of_interest {
                 self.note_news(index);
             }
         }

@@ -120,3 +120,22 @@ fn subscribers_of_all_workers_together_are_bounded() {
         fifth.is_connected().then_some(())
     });
 }
+
+#[test]
+fn a_channel_that_has_a_publisher_is_known_at_every_worker() {
+    let mut config = Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), open: true, ..Config::default() };
+    config.workers = Workers::Fixed(WORKERS);
+    // Half of these places are for channels that are only waited for.
+    config.limits.channels = 2;
+    let relay = Relay::start(&config).unwrap();
+    let address_of = relay.local_addr();
+    let mut publishers = [1, 2].map(|number| Peer::publisher(address_of, secret(number)));
+    let mut all: Vec<&mut Peer> = publishers.iter_mut().collect();
+    all_until(&mut all, "both are connected", |peers| peers.iter().all(|peer| peer.is_connected()));
+    let viewer = |number: u8| Peer::viewer_from(address(number), address_of, secret(1 + number % 2).key());
+    let mut viewers: Vec<Peer> = (0..12).map(viewer).collect();
+    let mut all: Vec<&mut Peer> = viewers.iter_mut().collect();
+    all_until(&mut all, "all are connected", |peers| peers.iter().all(|peer| peer.is_connected()));
+    let refused = relay.stop().expect("no worker panicked").node.sessions_refused;
+    assert_eq!(refused, 0);
+}
