@@ -27,7 +27,7 @@ pub fn seal_chunk<'p>(
     let filled = fill_data_shards(slot, layout, payload);
     assert_eq!(filled, header.payload_bytes(), "as much payload as the header says");
     fec.encode(slot, layout);
-    let tree = tree_over(slot, header);
+    let tree = tree_over(slot, header, layout.all_shards());
     let identity = ChunkIdentity {
         header: *header,
         root: tree.root(),
@@ -61,7 +61,7 @@ pub fn restore_chunk(
     let present = present.intersection(layout.all_shards());
     assert!(present.len() >= layout.data_shards(), "k shards are needed, {} are there", present.len());
     fec.rebuild(slot, layout, present);
-    let tree = tree_over(slot, &identity.header);
+    let tree = tree_over(slot, &identity.header, layout.all_shards().minus(present));
     if tree.root() != identity.root {
         return Err(BadEncoding);
     }
@@ -100,14 +100,17 @@ fn fill_data_shards<'p>(
     filled
 }
 
-/// Writes the identifying fields of all datagrams and builds the tree over them.
-fn tree_over(slot: &mut [u8], header: &ChunkHeader) -> Tree {
+/// Writes the identifying fields of the datagrams that were `made` and builds the tree over all. The others are not
+/// written, not even with what they hold: other threads may be reading them.
+fn tree_over(slot: &mut [u8], header: &ChunkHeader, made: ShardSet) -> Tree {
     let layout = header.layout();
     let leaves: ArrayVec<merkle::Node, MAX_SHARDS> = slot
         .chunks_exact_mut(DATAGRAM_BYTES)
         .enumerate()
         .map(|(index, datagram)| {
-            header.write_fields(datagram, index);
+            if made.contains(index) {
+                header.write_fields(datagram, index);
+            }
             merkle::leaf(
                 &datagram[..crate::wire::shard::LEAF_FIELDS_BYTES],
                 &datagram[layout.shard_start()..],

@@ -69,6 +69,19 @@ proptest! {
 }
 
 #[test]
+fn shards_that_are_there_are_not_written_when_others_are_made() {
+    let (secret, layout) = (ChannelSecret::from_seed(&[31; 32]), SlotLayout::new(4, 2).unwrap());
+    let header = ChunkHeader::new(secret.key().tag(), Sequence(5), layout, 4_000).unwrap();
+    let (mut slot, mut fec) = (vec![0; layout.slot_bytes()], Fec::new());
+    let identity = seal_chunk(&mut slot, &header, [&[7; 4_000][..]], &secret, &mut fec);
+    // The index of a shard that is held: it would be made good if the datagram were written.
+    slot[DATAGRAM_BYTES + 5] ^= 1;
+    let before = slot[..4 * DATAGRAM_BYTES].to_vec();
+    restore_chunk(&mut slot, &identity, ShardSet::range(0, 4), &mut fec).unwrap_err();
+    assert!(slot.starts_with(&before));
+}
+
+#[test]
 fn what_is_reserved_in_a_control_datagram_is_ignored() {
     let hello = Control::Hello(Hello {
         role: Role::Publish,
