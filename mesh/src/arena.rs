@@ -75,7 +75,7 @@ impl Arena {
 
     /// Whether more slots are in use than leave some spare.
     pub(crate) fn is_tight(&self) -> bool {
-        let spare = self.own.len() / SPARE_SHARE;
+        let spare = self.own.len().div_ceil(SPARE_SHARE).min(self.own.len() - 1);
         self.own.len() - self.in_use() <= spare
     }
 

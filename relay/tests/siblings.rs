@@ -316,3 +316,13 @@ fn a_node_that_falls_behind_costs_the_other_no_slots_for_good() {
     assert_eq!(house.slots_held(), 0);
     assert_eq!(house.relays[0].window_bytes(), 0);
 }
+
+#[test]
+fn the_smallest_part_has_a_slot_to_spare() {
+    let mut house = House::new(1, 8, nothing);
+    for number in 0..60 {
+        house.push(&piece(number));
+        house.run_awake(10);
+    }
+    assert_eq!(house.relays[0].counters().dropped_for(mesh::DropReason::NoSlot), 0);
+}
