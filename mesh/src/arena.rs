@@ -85,6 +85,11 @@ impl Arena {
         SlotRef { index, generation: self.generations[index.0 as usize] }
     }
 
+    /// The slots that this node gives out.
+    pub(crate) fn own(&self) -> Range<u32> {
+        self.own.clone()
+    }
+
     pub(crate) fn is_own(&self, slot: SlotRef) -> bool {
         self.own.contains(&slot.index.0)
     }
@@ -159,7 +164,7 @@ fn start(slot: SlotIndex) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -177,10 +182,10 @@ mod tests {
         assert!(arena.take().is_some() && arena.take().is_none());
     }
 
-    /// Two slots, of which one is another node's, and how often each is held.
-    struct Lent {
-        bytes: Vec<u8>,
-        holders: Arc<[AtomicU32; 2]>,
+    /// One slot, beside those of other nodes, and how often each is held.
+    pub(crate) struct Lent {
+        pub(crate) bytes: Vec<u8>,
+        pub(crate) holders: Arc<[AtomicU32]>,
     }
 
     impl Memory for Lent {
@@ -189,7 +194,7 @@ mod tests {
         }
 
         fn slots(&self) -> u32 {
-            2
+            self.holders.len() as u32
         }
 
         fn bytes(&self, range: Range<usize>) -> &[u8] {
@@ -219,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_others_hold_is_not_given_out_again_before_they_let_go() {
-        let holders = Arc::new([AtomicU32::new(0), AtomicU32::new(1)]);
+        let holders: Arc<[AtomicU32]> = Arc::new([AtomicU32::new(0), AtomicU32::new(1)]);
         let mut arena =
             Arena::new(Box::new(Lent { bytes: vec![0; 2 * SLOT_BYTES], holders: holders.clone() }));
         let slot = arena.take().unwrap();

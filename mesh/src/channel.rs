@@ -1,5 +1,6 @@
 //! One channel as this node carries it: its window, who gives it, who takes it.
 
+use core::ops::Range;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -28,6 +29,8 @@ pub(crate) struct Channel {
     pub(crate) elsewhere: Elsewhere,
     /// The others are to hear of the channel even if nothing of it comes in.
     pub(crate) has_news: bool,
+    /// All others have heard that no chunk below is kept here.
+    pub(crate) floor_told: Sequence,
     /// The newest chunk was lent: what is lost of the channel is counted where it comes in.
     pub(crate) is_lent: bool,
     /// Shards fanned out to each subscriber so far.
@@ -50,6 +53,7 @@ impl Channel {
             elsewhere: Elsewhere::default(),
             has_news: false,
             is_lent: false,
+            floor_told: Sequence(0),
             shards_fanned: 0,
             asks: 0,
         }
@@ -83,11 +87,11 @@ impl Channel {
         }
     }
 
-    /// What other nodes of the process are to know of the channel, beside its chunks.
-    pub(crate) fn news(&self) -> Share {
+    /// What other nodes of the process are to know of the channel, beside its chunks, from the node that has `slots`.
+    pub(crate) fn news(&self, slots: Range<u32>) -> Share {
         let floor = self.window.floor();
         let is_fed = !self.upstreams.is_empty();
-        Share { key: self.verifier.key(), floor, loss_ppm: self.loss_ppm_max, is_fed, chunk: None }
+        Share { key: self.verifier.key(), floor, slots, loss_ppm: self.loss_ppm_max, is_fed, chunk: None }
     }
 
     /// The loss that parity is made for, in millionths.

@@ -231,6 +231,8 @@ pub struct Node {
     unshared: Vec<(usize, Sequence)>,
     /// Channels of which the siblings are to hear although nothing came.
     news: Vec<usize>,
+    /// A slot was needed and the siblings held all: they may have missed what is wanted back.
+    lacks_slots: bool,
     fanout: Fanout,
     /// Sessions with a backlog.
     backlogs: Vec<usize>,
@@ -279,6 +281,7 @@ impl Node {
             siblings,
             unshared: Vec::new(),
             news: Vec::new(),
+            lacks_slots: false,
             fanout: Fanout::new(),
             backlogs: Vec::new(),
             tick_at: None,

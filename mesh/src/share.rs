@@ -1,5 +1,7 @@
 //! What the nodes of one process tell each other, so that a shard is verified and stored by one of them and sent by all.
 
+use core::ops::Range;
+
 use codec::{ChannelKey, ChunkIdentity, Sequence, ShardSet};
 
 use crate::outbox::SlotIndex;
@@ -9,8 +11,10 @@ use crate::outbox::SlotIndex;
 #[derive(Clone, Debug)]
 pub struct Share {
     pub(crate) key: ChannelKey,
-    /// The lender keeps no chunk below: what was lent of them is wanted back.
+    /// The lender keeps no chunk below: what it lent of them is wanted back.
     pub(crate) floor: Sequence,
+    /// The lender's slots.
+    pub(crate) slots: Range<u32>,
     /// The largest loss among the lender's subscribers, in millionths.
     pub(crate) loss_ppm: u32,
     /// A publisher, or another node, gives the lender the channel.

@@ -2,6 +2,7 @@
 
 mod chunk;
 
+use core::ops::Range;
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -270,12 +271,17 @@ impl Window {
         }
     }
 
-    /// Gives back the chunks below `floor` that others lent.
-    pub(crate) fn return_lent(&mut self, floor: Sequence, arena: &mut Arena) {
+    /// Gives back what chunks below `floor` have of these `slots`, which are another node's.
+    pub(crate) fn return_lent(&mut self, floor: Sequence, slots: &Range<u32>, arena: &mut Arena) {
+        let is_theirs = |slot: &SlotRef| slots.contains(&slot.index.0);
         for chunk in self.chunks.iter_mut().take_while(|chunk| chunk.sequence < floor) {
-            if let Some(body) = chunk.body.take_if(|body| body.is_lent) {
+            if let Some(body) = chunk.body.take_if(|body| is_theirs(&body.slot)) {
                 body.give_back(arena);
                 self.bodies -= 1;
+            } else if let Some(body) = &mut chunk.body
+                && let Some(twin) = body.twin.take_if(|twin| is_theirs(twin))
+            {
+                arena.give_back(twin);
             }
         }
         while self.chunks.front().is_some_and(|chunk| chunk.sequence < floor && chunk.body.is_none()) {

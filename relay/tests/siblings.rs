@@ -8,8 +8,8 @@ use std::time::Duration;
 use codec::wire::control::Control;
 use codec::{ChannelSecret, DATAGRAM_BYTES, Sequence};
 use mesh::{
-    Admission, ChannelId, Limits, Memory, Node, NodeConfig, Outbox, Payload, Progress, SLOT_BYTES, Share,
-    Siblings, SinkConfig, SlotIndex, Time, Transmit,
+    Admission, ChannelId, DropReason, Limits, Memory, Node, NodeConfig, Outbox, Payload, Progress,
+    SLOT_BYTES, Share, Siblings, SinkConfig, SlotIndex, Time, Transmit,
 };
 use relay::uring::SlotMemory;
 
@@ -107,8 +107,27 @@ impl House {
 
     /// Publishes some bytes.
     fn push(&mut self, bytes: &[u8]) {
-        self.publisher.next_is_join_point(self.channel);
-        self.publisher.push(self.now, self.channel, bytes);
+        self.push_to(self.channel, bytes);
+    }
+
+    fn push_to(&mut self, channel: ChannelId, bytes: &[u8]) {
+        self.publisher.next_is_join_point(channel);
+        self.publisher.push(self.now, channel, bytes);
+    }
+
+    /// Further channels, which the publisher gives to the first relay only.
+    fn add_channels(&mut self, count: u8) -> Vec<ChannelId> {
+        let secrets = (0..count).map(|number| ChannelSecret::from_seed(&[100 + number; 32]));
+        let channels: Vec<_> = secrets.map(|secret| self.publisher.add_source(self.now, secret)).collect();
+        for channel in &channels {
+            self.publisher.dial(self.now, *channel, relay_address(0));
+        }
+        self.run_awake(1_000);
+        channels
+    }
+
+    fn found_no_slot(&self, relay: usize) -> u64 {
+        self.relays[relay].counters().dropped_for(DropReason::NoSlot)
     }
 
     /// Lets so many ms pass.
@@ -296,7 +315,7 @@ fn a_node_that_falls_behind_costs_the_other_no_slots_for_good() {
     }
     let home = house.relays[0].counters().clone();
     assert!(home.shares_refused > 0, "{home:?}");
-    assert_eq!(home.dropped_for(mesh::DropReason::NoSlot), 0, "{home:?}");
+    assert_eq!(home.dropped_for(DropReason::NoSlot), 0, "{home:?}");
     assert!(!house.viewers[1].output.is_empty());
     // With both awake, everything comes through again.
     house.run_awake(1_500);
@@ -318,11 +337,47 @@ fn a_node_that_falls_behind_costs_the_other_no_slots_for_good() {
 }
 
 #[test]
+fn a_second_home_that_has_room_holds_nothing_that_the_first_has_given_up() {
+    let mut house = House::new(2, 64, nothing);
+    let other = house.add_channels(1)[0];
+    for number in 0..60 {
+        house.push(&piece(number));
+        house.push_to(other, &piece(number));
+        house.run_awake(10);
+    }
+    house.run_awake(100);
+    assert_eq!((house.found_no_slot(0), house.found_no_slot(1)), (0, 0));
+    let chunks: Vec<_> = house.relays.iter().map(|relay| relay.window_bytes() / SLOT_BYTES).collect();
+    assert!(chunks[0] >= 58 && chunks[1] < 64, "the first is full, the second is not: {chunks:?}");
+}
+
+#[test]
 fn the_smallest_part_has_a_slot_to_spare() {
     let mut house = House::new(1, 8, nothing);
     for number in 0..60 {
         house.push(&piece(number));
         house.run_awake(10);
     }
-    assert_eq!(house.relays[0].counters().dropped_for(mesh::DropReason::NoSlot), 0);
+    assert_eq!(house.found_no_slot(0), 0);
+}
+
+#[test]
+fn a_lack_of_slots_is_no_news_of_channels_that_gave_up_none() {
+    let mut house = House::new(1, 64, nothing);
+    let others = house.add_channels(20);
+    for other in others {
+        house.push_to(other, &piece(0));
+        house.run_awake(50);
+    }
+    let mut news = Vec::new();
+    for number in 0..200 {
+        house.push(&piece(number));
+        let (found_none, told) = (house.found_no_slot(0), house.inboxes[1].len());
+        // The other does not look up.
+        house.run(1);
+        if house.found_no_slot(0) > found_none {
+            news.push(house.inboxes[1].len() - told);
+        }
+    }
+    assert!(news.len() > 10 && news.iter().all(|&news| news <= 2), "{news:?}");
 }

@@ -201,14 +201,7 @@ impl Node {
             self.note_news(longest);
         }
         let slot = self.arena.take();
-        if slot.is_none() {
-            // The others may have missed what is wanted back.
-            for index in 0..self.channels.capacity() {
-                if self.channels.contains(index) {
-                    self.note_news(index);
-                }
-            }
-        }
+        self.lacks_slots |= slot.is_none();
         slot
     }
 

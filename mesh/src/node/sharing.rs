@@ -16,11 +16,12 @@ impl Node {
     pub fn share(&mut self, mut deliver: impl FnMut(usize, Share) -> bool) {
         for (index, sequence) in self.unshared.drain(..) {
             let Some(channel) = self.channels.get_mut(index) else { continue };
-            let news = channel.news();
+            let news = channel.news(self.arena.own());
             let Some(body) = channel.window.body_mut(sequence).filter(|body| body.is_unshared) else {
                 continue;
             };
             body.is_unshared = false;
+            let mut all_heard = true;
             for sibling in 0..self.siblings.count {
                 let is_first = body.lent_to & (1 << sibling) == 0;
                 if is_first {
@@ -32,18 +33,39 @@ impl Node {
                     body.lent_to |= 1 << sibling;
                     continue;
                 }
+                all_heard = false;
                 self.counters.shares_refused += 1;
                 if is_first {
                     self.arena.release(body.slot.index);
                 }
             }
+            if all_heard {
+                channel.floor_told = news.floor;
+            }
         }
+        self.want_slots_back();
         for index in self.news.drain(..) {
             let Some(channel) = self.channels.get_mut(index) else { continue };
             channel.has_news = false;
-            for sibling in 0..self.siblings.count {
-                // News of this kind is told again soon.
-                let _ = deliver(sibling, channel.news());
+            let news = channel.news(self.arena.own());
+            // News of this kind is told again soon.
+            let heard = (0..self.siblings.count).filter(|&sibling| deliver(sibling, news.clone())).count();
+            if heard == self.siblings.count {
+                channel.floor_told = news.floor;
+            }
+        }
+    }
+
+    /// After a lack of slots: has the others hear again of every channel that gave some up unheard. Not for each
+    /// datagram that found no slot, and not of the other channels, for an inbox is to have room for chunks.
+    fn want_slots_back(&mut self) {
+        if !std::mem::take(&mut self.lacks_slots) {
+            return;
+        }
+        for index in 0..self.channels.capacity() {
+            let channel = self.channels.get(index);
+            if channel.is_some_and(|channel| channel.floor_told < channel.window.floor()) {
+                self.note_news(index);
             }
         }
     }
@@ -71,30 +93,34 @@ impl Node {
         };
         let channel = &mut self.channels[index];
         channel.elsewhere.note(now, share);
-        channel.window.return_lent(share.floor, &mut self.arena);
+        channel.window.return_lent(share.floor, &share.slots, &mut self.arena);
         let Some(chunk) = &share.chunk else { return false };
         let sequence = chunk.identity.header.sequence;
         if channel.window.admit(now, sequence).is_err() {
             return false;
         }
         if channel.window.body_mut(sequence).is_none() {
-            if chunk.is_first {
-                self.open_lent(now, index, chunk);
-            }
-            return chunk.is_first;
+            return chunk.is_first && self.open_lent(now, index, chunk);
         }
         self.merge_lent(now, index, chunk)
     }
 
-    fn open_lent(&mut self, now: Time, index: usize, chunk: &LentChunk) {
+    /// Returns whether there was room.
+    fn open_lent(&mut self, now: Time, index: usize, chunk: &LentChunk) -> bool {
         self.shorten_window(index);
+        // Making room may have moved the window past the very chunk that needs it.
+        let sequence = chunk.identity.header.sequence;
+        if self.channels[index].window.admit(now, sequence).is_err() {
+            return false;
+        }
         let mut body = Body::new(chunk.identity, self.arena.borrow(chunk.slot));
         (body.is_lent, body.held) = (true, chunk.held);
         let channel = &mut self.channels[index];
         channel.window.open(now, &chunk.identity.header, body);
         channel.is_lent = true;
         self.counters.chunks_lent += 1;
-        self.chunk_grew(now, index, chunk.identity.header.sequence);
+        self.chunk_grew(now, index, sequence);
+        true
     }
 
     /// More of a chunk that is known. Where it came in here too, what is missing is copied. Returns whether this node has
@@ -149,5 +175,76 @@ impl Node {
             channel.has_news = true;
             self.news.push(index);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ops::Range;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use codec::{ChannelSecret, ChunkHeader, Fec, SlotLayout, seal_chunk};
+
+    use super::*;
+    use crate::arena::tests::Lent;
+    use crate::limits::WINDOW_CHUNKS_MIN;
+    use crate::outbox::SlotIndex;
+    use crate::{Admission, Limits, NodeConfig, SLOT_BYTES, Siblings};
+
+    const NOW: Time = Time(1_700_000_000_000_000);
+
+    /// A node with the shortest window, and how often each of its siblings' slots is held.
+    fn node() -> (Node, Arc<[AtomicU32]>) {
+        let holders: Arc<[AtomicU32]> = (0..40).map(|_| AtomicU32::new(0)).collect();
+        let memory = Lent { bytes: vec![0; SLOT_BYTES], holders: Arc::clone(&holders) };
+        let limits = Limits { window_bytes_max: 0, ..Limits::default() };
+        let config = NodeConfig { admission: Admission::Open, limits };
+        let siblings = Siblings { count: 2, ..Siblings::default() };
+        (Node::among(siblings, config, [1; 32], Box::new(memory)), holders)
+    }
+
+    /// Chunk `number`, whole, in the slot of this number.
+    fn lent(number: u32, holders: &[AtomicU32]) -> Share {
+        let (secret, layout) = (ChannelSecret::from_seed(&[9; 32]), SlotLayout::new(1, 0).unwrap());
+        let sequence = Sequence(NOW.0 + u64::from(number));
+        let mut header = ChunkHeader::new(secret.key().tag(), sequence, layout, 1).unwrap();
+        header.join_distance = number as u16;
+        let mut bytes = vec![0; layout.slot_bytes()];
+        let identity = seal_chunk(&mut bytes, &header, [&[7][..]], &secret, &mut Fec::new());
+        holders[number as usize].fetch_add(1, Ordering::Relaxed);
+        let chunk =
+            LentChunk { identity, slot: SlotIndex(number), held: layout.all_shards(), is_first: true };
+        Share { chunk: Some(chunk), ..news(Sequence(NOW.0), 1..20) }
+    }
+
+    fn news(floor: Sequence, slots: Range<u32>) -> Share {
+        let key = ChannelSecret::from_seed(&[9; 32]).key();
+        Share { key, floor, slots, loss_ppm: 0, chunk: None }
+    }
+
+    fn held(holders: &[AtomicU32]) -> Vec<usize> {
+        (0..holders.len()).filter(|&slot| holders[slot].load(Ordering::Relaxed) > 0).collect()
+    }
+
+    #[test]
+    fn a_chunk_goes_back_to_the_node_that_wants_it_and_no_other() {
+        let (mut node, holders) = node();
+        (1..=4).for_each(|number| node.handle_share(NOW, &lent(number, &holders)));
+        node.handle_share(NOW, &news(Sequence(NOW.0 + 3), 20..40));
+        assert_eq!(held(&holders), [1, 2, 3, 4]);
+        node.handle_share(NOW, &news(Sequence(NOW.0 + 3), 1..20));
+        assert_eq!(held(&holders), [3, 4]);
+    }
+
+    #[test]
+    fn a_late_chunk_that_a_full_window_has_no_room_for_goes_back() {
+        let (mut node, holders) = node();
+        let full = 2..WINDOW_CHUNKS_MIN as u32 + 2;
+        full.for_each(|number| node.handle_share(NOW, &lent(number, &holders)));
+        node.handle_share(NOW, &lent(1, &holders));
+        let window = &node.channels.iter().next().unwrap().1.window;
+        assert!(window.oldest() >= window.floor(), "{:?} below {:?}", window.oldest(), window.floor());
+        assert_eq!(held(&holders), (3..WINDOW_CHUNKS_MIN + 2).collect::<Vec<_>>());
     }
 }
