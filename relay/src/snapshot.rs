@@ -1,5 +1,6 @@
 //! What the workers have counted.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use mesh::{ChannelSummary, Counters, Time};
@@ -34,9 +35,11 @@ impl Snapshot {
         self.plane += plane;
         self.sessions += sessions;
         self.window_bytes += window_bytes;
+        let places: HashMap<_, _> =
+            self.channels.iter().enumerate().map(|(place, channel)| (channel.key, place)).collect();
         for channel in channels {
-            match self.channels.iter_mut().find(|known| known.key == channel.key) {
-                Some(known) => known.add(&channel),
+            match places.get(&channel.key) {
+                Some(&place) => self.channels[place].add(&channel),
                 None => self.channels.push(channel),
             }
         }
