@@ -243,6 +243,13 @@ impl Config {
         }
     }
 
+    /// How many threads move datagrams: as many as `workers` says, if the slot memory gives each the least that one can
+    /// do with.
+    pub(crate) fn workers_max(&self) -> usize {
+        let parts = self.memory_bytes() / SLOT_MEMORY_BYTES_MIN as usize;
+        self.workers.count().min(parts).max(1)
+    }
+
     /// Slot memory, bytes.
     pub fn memory_bytes(&self) -> usize {
         (self.limits.memory_mib << 20) as usize

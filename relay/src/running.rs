@@ -65,9 +65,9 @@ impl Relay {
     /// When the kernel refuses memory, socket, ring or thread; the message says what to do.
     pub fn start(config: &Config) -> Result<Relay, StartError> {
         ensure_free(config.listen)?;
-        let count = config.workers.count();
+        let count = config.workers_max();
         let slots = config.memory_bytes() / SLOT_BYTES;
-        let parts = SlotMemory::map_parts((slots / count).max(1), count)
+        let parts = SlotMemory::map_parts(slots / count, count)
             .map_err(|source| StartError::Memory { bytes: slots * SLOT_BYTES, source })?;
         let siblings = Siblings { count: count - 1, ..Siblings::default() };
         let mut started: Vec<Started> = Vec::with_capacity(count);

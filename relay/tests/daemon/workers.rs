@@ -139,3 +139,11 @@ fn a_channel_that_has_a_publisher_is_known_at_every_worker() {
     let refused = relay.stop().expect("no worker panicked").node.sessions_refused;
     assert_eq!(refused, 0);
 }
+
+#[test]
+fn there_are_no_more_workers_than_the_memory_has_windows_for() {
+    let mut config = Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), open: true, ..Config::default() };
+    config.workers = Workers::Fixed(64);
+    config.limits.memory_mib = 2;
+    assert_eq!(Relay::start(&config).unwrap().workers(), 2);
+}
