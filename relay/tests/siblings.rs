@@ -381,3 +381,22 @@ fn a_lack_of_slots_is_no_news_of_channels_that_gave_up_none() {
     }
     assert!(news.len() > 10 && news.iter().all(|&news| news <= 2), "{news:?}");
 }
+
+/// One shard in ten that the second relay sends is lost on the way, and none other.
+fn a_tenth_behind_the_second(datagram: &Datagram) -> bool {
+    let Ok(shard) = codec::ShardView::parse(&datagram.bytes) else { return false };
+    let place = shard.header().sequence.0 * 48 + shard.index() as u64;
+    datagram.from == relay_address(1) && (place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) & 0xff < 26
+}
+
+#[test]
+fn a_lossy_viewer_of_the_other_node_gets_parity_that_the_owner_makes() {
+    let mut house = House::new(1, 400, a_tenth_behind_the_second);
+    for number in 0..300 {
+        house.push(&piece(number));
+        house.run_awake(10);
+    }
+    let viewer = &house.viewers[1];
+    assert!(viewer.node.channel_counters(viewer.sink).shards_recovered > 0);
+    assert!(house.relays[0].counters().chunks_restored > 0, "the publisher uploads no parity");
+}
