@@ -1,11 +1,11 @@
 //! Fan-out: one cursor over a channel's subscribers per train, however many they are.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use codec::SlotLayout;
 
 use crate::arena::{Arena, SlotRef};
+use crate::fair::FairQueue;
 use crate::limits::{JOB_AGE_MAX, JOB_QUEUE_MAX};
 use crate::outbox::Outbox;
 use crate::session::parity_for;
@@ -73,32 +73,34 @@ impl Seats {
 /// A run of shards on its way to all subscribers of a channel.
 #[derive(Clone, Copy, Debug)]
 struct Job {
-    channel: usize,
     slot: SlotRef,
     layout: SlotLayout,
     first: usize,
     end: usize,
+    /// Seats there were when the job was added: who came since has what is in it as backlog.
+    seats: usize,
     /// The cursor: the next seat and how many are left.
     seat: usize,
     left: usize,
     since: Time,
 }
 
-/// The trains on their way, in the order in which they came.
+/// The trains on their way: those of one channel in the order in which they came, channels in turn.
 pub(crate) struct Fanout {
-    jobs: VecDeque<Job>,
+    jobs: FairQueue<Job>,
 }
 
 impl Fanout {
     pub(crate) fn new() -> Fanout {
-        Fanout { jobs: VecDeque::with_capacity(JOB_QUEUE_MAX) }
+        Fanout { jobs: FairQueue::new(JOB_QUEUE_MAX) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
 
-    /// Adds shards `first..end` of a slot, to go to everybody in `seats`.
+    /// Adds shards `first..end` of a slot, to go to everybody in `seats`. They lengthen the channel's last train where
+    /// they continue it and it has not left yet. A channel that has no room skips its own oldest train.
     pub(crate) fn add(
         &mut self,
         now: Time,
@@ -108,17 +110,21 @@ impl Fanout {
         (first, end): (usize, usize),
         counters: &mut Counters,
     ) {
-        if self.jobs.len() == JOB_QUEUE_MAX {
-            // The oldest is the least live; a channel that floods the queue pays for it itself.
-            let own = self.jobs.iter().position(|job| job.channel == channel);
-            self.jobs.remove(own.unwrap_or(0));
-            counters.jobs_skipped += 1;
+        if let Some(last) = self.jobs.last_mut(channel).filter(|last| last.may_grow(seats, slot, first)) {
+            last.end = end;
+            return;
         }
-        let (seat, left) = (seats.next_first(), seats.seats.len());
-        self.jobs.push_back(Job { channel, slot, layout, first, end, seat, left, since: now });
+        let (seat, total) = (seats.next_first(), seats.seats.len());
+        let job = Job { slot, layout, first, end, seats: total, seat, left: total, since: now };
+        if self.jobs.has_room(channel) {
+            self.jobs.push(channel, job);
+        } else {
+            counters.jobs_skipped += 1;
+            self.jobs.replace_oldest(channel, job);
+        }
     }
 
-    /// Fills `out` from the oldest job on.
+    /// Fills `out`.
     pub(crate) fn send<'c>(
         &mut self,
         now: Time,
@@ -127,28 +133,38 @@ impl Fanout {
         out: &mut Outbox,
         counters: &mut Counters,
     ) {
-        while let Some(job) = self.jobs.front_mut() {
+        while !out.is_full()
+            && let Some((channel, turn, job)) = self.jobs.front_mut()
+        {
+            let room = out.room();
             let late = now.since(job.since) > JOB_AGE_MAX;
-            match seats_of(job.channel) {
+            let done = match seats_of(channel) {
                 Some(seats) if !late && arena.holds(job.slot) => {
-                    job.send(seats, out, counters);
-                    if job.left > 0 {
-                        return;
-                    }
+                    job.send(seats, turn, out, counters);
+                    job.left == 0
                 }
-                _ => counters.jobs_skipped += 1,
-            }
-            self.jobs.pop_front();
+                _ => {
+                    counters.jobs_skipped += 1;
+                    true
+                }
+            };
+            self.jobs.served(room - out.room(), done);
         }
     }
 }
 
 impl Job {
-    fn send(&mut self, seats: &Seats, out: &mut Outbox, counters: &mut Counters) {
-        // Seats may have been cleared, all at once, since the job began.
-        self.left = self.left.min(seats.seats.len());
-        while self.left > 0 && !out.is_full() {
-            let place = if self.seat < seats.seats.len() { self.seat } else { 0 };
+    /// Whether a run that starts with shard `first` of `slot` may be added to this one: nobody was sent anything yet,
+    /// and nobody came who would have to be sent the new run alone.
+    fn may_grow(&self, seats: &Seats, slot: SlotRef, first: usize) -> bool {
+        self.slot == slot && self.end == first && self.left == self.seats && self.seats == seats.seats.len()
+    }
+
+    /// Sends at most `messages`.
+    fn send(&mut self, seats: &Seats, messages: usize, out: &mut Outbox, counters: &mut Counters) {
+        let room_after = out.room().saturating_sub(messages);
+        while self.left > 0 && out.room() > room_after {
+            let place = if self.seat < self.seats { self.seat } else { 0 };
             if let Some(Some(seat)) = seats.seats.get(place) {
                 let end = self.end.min(self.layout.data_shards() + self.parity_for(seat));
                 if self.first < end {
@@ -194,7 +210,7 @@ mod tests {
             fanout.add(Time(0), 0, &mut seats, (slot, layout), (0, 4), &mut counters);
             let mut reached: HashMap<SocketAddr, usize> = HashMap::new();
             let mut out = Outbox::new(4);
-            while !fanout.jobs.is_empty() {
+            while !fanout.is_empty() {
                 out.clear();
                 fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
                 if reached.is_empty() {
@@ -234,7 +250,7 @@ mod tests {
         let layout = SlotLayout::new(1, 0).unwrap();
         fanout.add(Time(0), 0, &mut seats, (slot, layout), (0, 1), &mut counters);
         fanout.send(Time(0).after(2 * JOB_AGE_MAX), |_| Some(&seats), &arena, &mut out, &mut counters);
-        assert!(out.is_empty() && fanout.jobs.is_empty());
+        assert!(out.is_empty() && fanout.is_empty());
         assert_eq!(counters.jobs_skipped, 1);
     }
 }

@@ -9,8 +9,10 @@
 mod allowance;
 mod arena;
 mod channel;
+mod control_queue;
 mod cookie;
 mod dial;
+mod fair;
 mod fanout;
 mod hash;
 pub mod limits;

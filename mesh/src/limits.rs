@@ -169,10 +169,11 @@ pub const SESSION_WORTH: Duration = Duration::from_secs(5);
 /// `Hello` goes unanswered and is repeated by its sender.
 pub const CONTROL_QUEUE_MAX: usize = 4_096;
 
-/// Answers to repair requests waiting to be sent.
+/// Answers to repair requests waiting to be sent; one channel's are at most as many as there are free places.
 pub const ANSWER_QUEUE_MAX: usize = 4_096;
 
-/// Trains waiting to be fanned out. 500 channels, each with a chunk in four pieces.
+/// Trains waiting to be fanned out; one channel's are at most as many as there are free places. 500 channels, each with
+/// a chunk in four pieces.
 pub const JOB_QUEUE_MAX: usize = 2_048;
 
 /// A train that has waited this long is no longer live: it is skipped, the subscribers that miss it ask for repair

@@ -25,8 +25,10 @@ use slab::Slab;
 use crate::allowance::Allowance;
 use crate::arena::{Arena, SlotRef};
 use crate::channel::Channel;
+use crate::control_queue::ControlQueue;
 use crate::cookie::CookieJar;
 use crate::dial::Dial;
+use crate::fair::FairQueue;
 use crate::fanout::Fanout;
 use crate::hash::{SeededMap, SeededState};
 use crate::limits::{ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, EVENT_QUEUE_MAX, Limits, REFUSED_SENDS_MAX};
@@ -222,8 +224,8 @@ pub struct Node {
     /// Channels with a local source.
     sources: Vec<usize>,
     /// Control datagrams to be sent.
-    control: VecDeque<(SocketAddr, Control)>,
-    answers: VecDeque<Answer>,
+    control: ControlQueue,
+    answers: FairQueue<Answer>,
     /// Chunks with shards that are not yet in the fan-out: channel and number.
     fresh: Vec<(usize, Sequence)>,
     siblings: Siblings,
@@ -234,8 +236,8 @@ pub struct Node {
     /// A slot was needed and the siblings held all: they may have missed what is wanted back.
     lacks_slots: bool,
     fanout: Fanout,
-    /// Sessions with a backlog.
-    backlogs: Vec<usize>,
+    /// Sessions with a backlog; the first one's turn it is.
+    backlogs: VecDeque<usize>,
     tick_at: Option<Time>,
     sweep_at: Time,
     /// Once the node closes: the next session to be told goodbye.
@@ -275,15 +277,15 @@ impl Node {
             hello_checks: Allowance::new(Time::default()),
             dials: Slab::new(),
             sources: Vec::new(),
-            control: VecDeque::new(),
-            answers: VecDeque::new(),
+            control: ControlQueue::default(),
+            answers: FairQueue::new(ANSWER_QUEUE_MAX),
             fresh: Vec::new(),
             siblings,
             unshared: Vec::new(),
             news: Vec::new(),
             lacks_slots: false,
             fanout: Fanout::new(),
-            backlogs: Vec::new(),
+            backlogs: VecDeque::new(),
             tick_at: None,
             sweep_at: Time::default(),
             closing: None,
@@ -392,14 +394,14 @@ impl Node {
         if self.control.len() >= CONTROL_QUEUE_MAX {
             return Err(DropReason::QueueFull);
         }
-        self.control.push_back((to, control));
+        self.control.push(to, &control);
         Ok(())
     }
 
-    fn queue_answer(&mut self, answer: Answer) -> bool {
-        let room = self.answers.len() < ANSWER_QUEUE_MAX;
+    fn queue_answer(&mut self, channel: usize, answer: Answer) -> bool {
+        let room = self.answers.has_room(channel);
         if room {
-            self.answers.push_back(answer);
+            self.answers.push(channel, answer);
         }
         room
     }

@@ -97,11 +97,6 @@ impl Outbox {
         self.capacity - self.transmits.len()
     }
 
-    /// Half of it.
-    pub(crate) fn half(&self) -> usize {
-        self.capacity / 2
-    }
-
     /// Whether another message finds no room.
     pub fn is_full(&self) -> bool {
         self.transmits.len() == self.capacity
@@ -116,9 +111,14 @@ impl Outbox {
 
     /// Adds a control datagram; the caller has seen that there is room.
     pub fn push_control(&mut self, to: SocketAddr, control: &Control) {
+        self.push_encoded(to, [&control.encode(), &[]]);
+    }
+
+    /// Adds a control datagram that is encoded already, in two pieces.
+    pub(crate) fn push_encoded(&mut self, to: SocketAddr, pieces: [&[u8]; 2]) {
         debug_assert!(!self.is_full());
         let start = self.control_bytes.len();
-        self.control_bytes.extend_from_slice(&control.encode());
+        pieces.iter().for_each(|piece| self.control_bytes.extend_from_slice(piece));
         self.transmits.push(Transmit { to, payload: Payload::Control(start..self.control_bytes.len()) });
     }
 }

@@ -107,8 +107,8 @@ impl Node {
             }
             let held = asked.intersection(body.held).lowest(enough);
             let slot = body.slot;
-            let queued =
-                granted > 0 && self.queue_answer(Answer { to: from, slot, shards: held.lowest(granted) });
+            let answer = Answer { to: from, slot, shards: held.lowest(granted) };
+            let queued = granted > 0 && self.queue_answer(channel_index, answer);
             self.counters.repairs_refused += u64::from(!queued || granted < held.len());
         }
         Ok(())

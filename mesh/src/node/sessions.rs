@@ -39,7 +39,7 @@ impl Node {
                 if start != Sequence(0) && start <= through {
                     subscriber.backlog =
                         Some(Backlog { next: start, sent: ShardSet::EMPTY, through, due: now });
-                    self.backlogs.push(index);
+                    self.backlogs.push_back(index);
                     self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
                 }
                 Side::Subscriber(subscriber)

@@ -1,5 +1,5 @@
-//! Everything that goes out, in this order: control, repair, backlogs, the live fan-out. While the fan-out has work,
-//! repair and backlogs leave it half of every batch.
+//! Everything that goes out, in this order: control, repair, backlogs, the live fan-out. Nobody takes all of a batch
+//! while others wait: control leaves half of it, repair and backlogs leave the fan-out half of that.
 
 use core::time::Duration;
 
@@ -18,14 +18,16 @@ impl Node {
     /// Fills `out`, which has been emptied, with what is to be sent now.
     pub fn poll_transmit(&mut self, now: Time, out: &mut Outbox) -> Progress {
         self.fan_out_fresh(now);
-        self.send_control(out);
-        let reserved = if self.fanout.is_empty() { 0 } else { out.half() };
+        let alone = self.answers.is_empty() && self.backlogs.is_empty() && self.fanout.is_empty();
+        let reserved = if alone { 0 } else { out.room() / 2 };
+        self.send_control(out, reserved);
+        let reserved = if self.fanout.is_empty() { 0 } else { out.room() / 2 };
         self.send_answers(out, reserved);
         self.send_backlogs(now, out, reserved);
         let channels = &self.channels;
         let seats_of = |channel: usize| channels.get(channel).map(|channel| &channel.seats);
         self.fanout.send(now, seats_of, &self.arena, out, &mut self.counters);
-        let waiting = out.is_full() || !self.answers.is_empty();
+        let waiting = out.is_full() || !self.answers.is_empty() || !self.control.is_empty();
         if waiting { Progress::More } else { Progress::Idle }
     }
 
@@ -46,7 +48,7 @@ impl Node {
         }
     }
 
-    fn send_control(&mut self, out: &mut Outbox) {
+    fn send_control(&mut self, out: &mut Outbox, reserved: usize) {
         while let Some(index) = self.closing.filter(|_| !out.is_full()) {
             if index >= self.sessions.capacity() {
                 break;
@@ -58,43 +60,43 @@ impl Node {
                 self.end_session(index);
             }
         }
-        while !out.is_full() {
-            let Some((to, control)) = self.control.pop_front() else { break };
-            out.push_control(to, &control);
+        while out.room() > reserved && self.control.pop_into(out) {
             self.counters.control_sent += 1;
         }
     }
 
     fn send_answers(&mut self, out: &mut Outbox, reserved: usize) {
-        while let Some(answer) = self.answers.front_mut() {
+        while out.room() > reserved
+            && let Some((_, turn, answer)) = self.answers.front_mut()
+        {
             if !self.arena.holds(answer.slot) {
                 answer.shards = ShardSet::EMPTY;
             }
-            while let Some(run) = answer.shards.first_run() {
-                if out.room() <= reserved {
-                    return;
-                }
-                let sent = send_run(answer, run, out, &mut self.counters);
-                self.counters.repairs_sent += sent;
+            let room = out.room();
+            let room_after = reserved.max(room.saturating_sub(turn));
+            while out.room() > room_after
+                && let Some(run) = answer.shards.first_run()
+            {
+                self.counters.repairs_sent += send_run(answer, run, out, &mut self.counters);
             }
-            self.answers.pop_front();
+            let done = answer.shards.is_empty();
+            self.answers.served(room - out.room(), done);
         }
     }
 
     /// Gives every joiner that is due its next chunks.
     fn send_backlogs(&mut self, now: Time, out: &mut Outbox, reserved: usize) {
-        let mut place = 0;
-        while place < self.backlogs.len() && out.room() > reserved {
-            let index = self.backlogs[place];
+        for _ in 0..self.backlogs.len() {
+            if out.room() <= reserved {
+                return;
+            }
+            let Some(index) = self.backlogs.pop_front() else { return };
             let left = self.send_backlog(now, index, out, reserved);
             if let Side::Subscriber(subscriber) = &mut self.sessions[index].side {
                 subscriber.backlog = left;
             }
-            match left {
-                Some(_) => place += 1,
-                None => {
-                    self.backlogs.swap_remove(place);
-                }
+            if left.is_some() {
+                self.backlogs.push_back(index);
             }
         }
     }
