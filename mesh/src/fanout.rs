@@ -241,6 +241,48 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_during_a_train_takes_nobody_elses_turn() {
+        let mut arena = Arena::new(Box::new(vec![0; SLOT_BYTES]));
+        let (slot, layout) = (arena.take().unwrap(), SlotLayout::new(4, 2).unwrap());
+        let mut seats = Seats::default();
+        (0..10).for_each(|port| {
+            seats.take(seat(port));
+        });
+        let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(4));
+        fanout.add(Time(0), 0, &mut seats, (slot, layout), (0, 4), &mut counters);
+        let mut reached = Vec::new();
+        while !fanout.is_empty() {
+            out.clear();
+            fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
+            reached.extend(out.transmits().iter().map(|transmit| transmit.to.port()));
+            seats.take(seat(100));
+        }
+        reached.sort_unstable();
+        assert_eq!(reached, (0..10).collect::<Vec<u16>>());
+    }
+
+    #[test]
+    fn what_continues_a_train_goes_with_it_until_that_has_left() {
+        let mut arena = Arena::new(Box::new(vec![0; SLOT_BYTES]));
+        let (slot, layout) = (arena.take().unwrap(), SlotLayout::new(8, 0).unwrap());
+        let mut seats = Seats::default();
+        (0..3).for_each(|port| {
+            seats.take(seat(port));
+        });
+        let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(1));
+        for first in 0..4 {
+            fanout.add(Time(0), 0, &mut seats, (slot, layout), (first, first + 1), &mut counters);
+        }
+        fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
+        fanout.add(Time(0), 0, &mut seats, (slot, layout), (4, 6), &mut counters);
+        while !fanout.is_empty() {
+            out.clear();
+            fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
+        }
+        assert_eq!((counters.trains_sent, counters.shards_sent), (2 * 3, 6 * 3));
+    }
+
+    #[test]
     fn a_late_train_is_skipped_and_counted() {
         let mut arena = Arena::new(Box::new(vec![0; SLOT_BYTES]));
         let slot = arena.take().unwrap();

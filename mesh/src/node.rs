@@ -34,7 +34,7 @@ use crate::hash::{SeededMap, SeededState};
 use crate::limits::{ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, EVENT_QUEUE_MAX, Limits, REFUSED_SENDS_MAX};
 use crate::memory::Memory;
 use crate::outbox::{Outbox, Payload, Transmit};
-use crate::session::{PeerKey, Session};
+use crate::session::{Backlog, PeerKey, Session};
 use crate::stats::{ChannelCounters, Counters, DropReason, Verdict};
 use crate::time::Time;
 
@@ -236,8 +236,8 @@ pub struct Node {
     /// A slot was needed and the siblings held all: they may have missed what is wanted back.
     lacks_slots: bool,
     fanout: Fanout,
-    /// Sessions with a backlog; the first one's turn it is.
-    backlogs: VecDeque<usize>,
+    /// What joiners are owed; the first one's turn it is.
+    backlogs: VecDeque<Backlog>,
     tick_at: Option<Time>,
     sweep_at: Time,
     /// Once the node closes: the next session to be told goodbye.

@@ -47,14 +47,14 @@ pub(crate) struct Session {
 /// What the peer is to this node, with what only that kind needs.
 pub(crate) enum Side {
     Subscriber(Subscriber),
-    Upstream(Upstream),
+    /// Apart: of these there are few, and they are larger.
+    Upstream(Box<Upstream>),
 }
 
 /// The peer takes the channel from here.
 pub(crate) struct Subscriber {
     /// Its seat in the channel.
     pub(crate) seat: usize,
-    pub(crate) backlog: Option<Backlog>,
     pub(crate) loss: Loss,
     /// The peer's `settled`.
     pub(crate) settled: Sequence,
@@ -63,9 +63,12 @@ pub(crate) struct Subscriber {
     channel_shards: u64,
 }
 
-/// Chunks a joiner is still owed.
+/// Chunks a joiner is still owed. Not in its session, which has none for almost all of its time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backlog {
+    /// The session, by its index; with its id, for it may have ended.
+    pub(crate) session: usize,
+    pub(crate) id: SessionId,
     pub(crate) next: Sequence,
     /// Shards of the next chunk that were sent already.
     pub(crate) sent: ShardSet,
@@ -181,7 +184,6 @@ impl Subscriber {
     pub(crate) fn new(seat: usize, channel_shards: u64) -> Subscriber {
         Subscriber {
             seat,
-            backlog: None,
             loss: Loss::default(),
             settled: Sequence(0),
             repair_credit: REPAIR_CREDIT_START,

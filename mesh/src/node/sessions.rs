@@ -29,20 +29,25 @@ impl Node {
         let side = match peer.peer {
             Sender::Upstream => {
                 channel.upstreams.push(index);
-                Side::Upstream(Upstream::new(now, base))
+                Side::Upstream(Box::new(Upstream::new(now, base)))
             }
             Sender::Subscriber => {
                 start = channel.start_for(from);
                 let seat = channel.seats.take(Seat { to: peer.address, loss_ppm: 0 });
-                let mut subscriber = Subscriber::new(seat, channel.shards_fanned);
                 let through = channel.window.edge();
                 if start != Sequence(0) && start <= through {
-                    subscriber.backlog =
-                        Some(Backlog { next: start, sent: ShardSet::EMPTY, through, due: now });
-                    self.backlogs.push_back(index);
+                    let sent = ShardSet::EMPTY;
+                    self.backlogs.push_back(Backlog {
+                        session: index,
+                        id,
+                        next: start,
+                        sent,
+                        through,
+                        due: now,
+                    });
                     self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
                 }
-                Side::Subscriber(subscriber)
+                Side::Subscriber(Subscriber::new(seat, channel.shards_fanned))
             }
         };
         entry.insert(Session::new(id, peer, channel_index, nonce, start, now, side));
@@ -59,12 +64,7 @@ impl Node {
         self.sessions_by_peer.remove(&session.peer);
         let channel = &mut self.channels[session.channel];
         match &session.side {
-            Side::Subscriber(subscriber) => {
-                channel.seats.leave(subscriber.seat);
-                if subscriber.backlog.is_some() {
-                    self.backlogs.retain(|backlog| *backlog != index);
-                }
-            }
+            Side::Subscriber(subscriber) => channel.seats.leave(subscriber.seat),
             Side::Upstream(_) => channel.upstreams.retain(|upstream| *upstream != index),
         }
         match session.dial {

@@ -9,7 +9,7 @@ use codec::{ChunkHeader, ShardSet};
 use crate::limits::{BACKLOG_INTERVAL_MAX, BACKLOG_INTERVAL_MIN, BACKLOG_SPEED};
 use crate::node::{Answer, Node, Progress};
 use crate::outbox::Outbox;
-use crate::session::{Backlog, Side};
+use crate::session::Backlog;
 use crate::stats::Counters;
 use crate::time::Time;
 use crate::window::Window;
@@ -90,14 +90,9 @@ impl Node {
             if out.room() <= reserved {
                 return;
             }
-            let Some(index) = self.backlogs.pop_front() else { return };
-            let left = self.send_backlog(now, index, out, reserved);
-            if let Side::Subscriber(subscriber) = &mut self.sessions[index].side {
-                subscriber.backlog = left;
-            }
-            if left.is_some() {
-                self.backlogs.push_back(index);
-            }
+            let Some(backlog) = self.backlogs.pop_front() else { return };
+            let left = self.send_backlog(now, backlog, out, reserved);
+            self.backlogs.extend(left);
         }
     }
 
@@ -105,13 +100,11 @@ impl Node {
     fn send_backlog(
         &mut self,
         now: Time,
-        index: usize,
+        mut backlog: Backlog,
         out: &mut Outbox,
         reserved: usize,
     ) -> Option<Backlog> {
-        let session = &self.sessions[index];
-        let Side::Subscriber(subscriber) = &session.side else { return None };
-        let mut backlog = subscriber.backlog?;
+        let session = self.sessions.get(backlog.session).filter(|session| session.id == backlog.id)?;
         let window = &self.channels[session.channel].window;
         while backlog.due <= now {
             let chunk = window.first_from(backlog.next).filter(|chunk| chunk.sequence <= backlog.through)?;
