@@ -22,8 +22,8 @@ pub struct Snapshot {
     pub window_bytes: usize,
     /// What is carried.
     pub channels: Vec<ChannelSummary>,
-    /// Processor time of the worker's thread; `None` where the kernel does not say.
-    pub cpu: Option<Duration>,
+    /// Processor time of the worker's thread.
+    pub cpu: Duration,
 }
 
 impl Snapshot {
@@ -43,7 +43,7 @@ impl Snapshot {
                 None => self.channels.push(channel),
             }
         }
-        self.cpu = self.cpu.zip(cpu).map(|(ours, theirs)| ours + theirs);
+        self.cpu += cpu;
         self
     }
 }

@@ -180,8 +180,7 @@ impl Worker {
     }
 }
 
-/// The first field of `schedstat`: ns on the processor (Linux, Documentation/scheduler/sched-stats.rst).
-fn thread_cpu() -> Option<Duration> {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    stat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+fn thread_cpu() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    spent.try_into().expect("processor time is not negative")
 }

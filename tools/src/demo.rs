@@ -369,7 +369,7 @@ fn report(published: &Published, results: &[Watched], snapshot: &relay::Snapshot
         results.iter().map(|watched| count(&watched.counters)).sum()
     };
     let delay = |quantile| delay_us.value_at_quantile(quantile) as f64 / 1_000.0;
-    let cpu = snapshot.cpu.map_or(0.0, |cpu| cpu.as_secs_f64() / published.seconds * 100.0);
+    let cpu = snapshot.cpu.as_secs_f64() / published.seconds * 100.0;
     let lines = [
         format!("published   {} bytes in {:.1} s", published.bytes, published.seconds),
         format!("viewers     {} of {} got every byte", identical, results.len()),

@@ -134,7 +134,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
 fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
     Sample {
         at_us: snapshot.at.0,
-        cpu_us: snapshot.cpu.unwrap_or_default().as_micros() as u64,
+        cpu_us: snapshot.cpu.as_micros() as u64,
         waited_us: worker_waited_us().unwrap_or(0),
         trains_sent: snapshot.node.trains_sent,
         shards_sent: snapshot.node.shards_sent,
