@@ -43,7 +43,7 @@ impl Arena {
         Arena {
             generations: vec![0; memory.slots() as usize],
             free: Vec::with_capacity(own.len()),
-            awaited: VecDeque::new(),
+            awaited: VecDeque::with_capacity(own.len()),
             untouched: own.start,
             own,
             memory,

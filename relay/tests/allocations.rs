@@ -17,8 +17,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const CHUNK: SlotLayout = SlotLayout::new(8, 4).expect("counts within bounds");
 const SUBSCRIBERS: usize = 16;
-/// Slot memory of 8 MiB holds 141 chunks: after these the oldest make room.
-const WARM_UP_CHUNKS: u64 = 300;
+/// A window of 8 MiB holds 141 chunks: after these the oldest make room.
+const WARM_UP_CHUNKS: u64 = 1_000;
 const CHUNKS: u64 = 2_000;
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -75,7 +75,9 @@ impl Peer {
     fn expect(&self, mut shards: usize, mut reports: usize) {
         let mut datagram = [0; DATAGRAM_BYTES];
         while shards + reports > 0 {
-            let length = self.socket.recv(&mut datagram).expect("a shard or a report");
+            let received = self.socket.recv(&mut datagram);
+            let length = received
+                .unwrap_or_else(|error| panic!("{error}; {shards} shards, {reports} reports are to come"));
             match Control::parse(&datagram[..length]) {
                 Ok(Control::Report(_)) => reports -= 1,
                 Ok(Control::Repair(_)) => {}
@@ -103,7 +105,7 @@ impl Stream {
             open: true,
             io,
             workers: Workers::Fixed(workers),
-            limits: LimitsConfig { memory_mib: 8, ..LimitsConfig::default() },
+            limits: LimitsConfig { window_mib: 8, ..LimitsConfig::default() },
             ..Config::default()
         };
         let relay = Relay::start(&config).unwrap();
