@@ -57,24 +57,43 @@ fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// The addresses that datagrams are sent to: one after the other, and spread over the ports that the sink listens on.
+/// Addresses of many subscribers or publishers: one after the other, and spread over the ports of their [`sink::Sink`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Destinations {
     first: Ipv4Addr,
     count: u32,
+    ports: Vec<u16>,
+    sample: Option<Sample>,
+}
+
+/// One destination in `stride` has one of these ports, where every byte is looked at.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Sample {
+    stride: u32,
     ports: Vec<u16>,
 }
 
 /// The most destinations: what fits a /16.
 const DESTINATIONS_MAX: u32 = 65_536;
 
-/// The first of them on loopback. Any Linux takes all of 127.0.0.0/8 for its own.
+/// The first subscriber on loopback, and the first publisher. Any Linux takes all of 127.0.0.0/8 for its own.
 const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 0);
+const LOOPBACK_PUBLISHERS: Ipv4Addr = Ipv4Addr::new(127, 2, 0, 0);
 
 impl Destinations {
     fn address(&self, number: u32) -> SocketAddrV4 {
-        let port = self.ports[number as usize % self.ports.len()];
+        let sample = self.sample.as_ref().filter(|sample| number.is_multiple_of(sample.stride));
+        let port = match sample {
+            Some(Sample { stride, ports }) => ports[(number / stride) as usize % ports.len()],
+            None => self.ports[number as usize % self.ports.len()],
+        };
         SocketAddrV4::new(Ipv4Addr::from(u32::from(self.first) + number), port)
+    }
+
+    /// Every port that is listened on.
+    fn all_ports(&self) -> Vec<u16> {
+        let sampled = self.sample.iter().flat_map(|sample| &sample.ports);
+        self.ports.iter().chain(sampled).copied().collect()
     }
 
     fn number(&self, address: Ipv4Addr) -> Option<u32> {

@@ -69,6 +69,15 @@ pub enum Error {
         /// For how long it was waited for.
         seconds: u64,
     },
+    /// Subscribers of a bench got something else than what was published.
+    #[cfg(target_os = "linux")]
+    #[error("{wrong} of {checked} checked datagrams were not what was published")]
+    BenchDiffers {
+        /// Datagrams with a wrong byte.
+        wrong: u64,
+        /// All that were looked at.
+        checked: u64,
+    },
     /// The demo did not get on.
     #[error(
         "the demo did not get on within {0} s: the machine is too busy, or something blocks UDP on loopback"

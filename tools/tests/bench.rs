@@ -78,13 +78,22 @@ fn relay_reports_everything_and_loses_nothing_of_a_small_load() {
         "train_mean",
         "rss_bytes",
         "bytes_per_subscriber",
-        "cq_overflow",
     ];
     assert_numbers(&found, &numbers);
-    let drops = ["total", "jobs_skipped", "gave_up", "send_errors", "rcvbuf_errors", "copies_missing"];
+    let drops = [
+        "total",
+        "jobs_skipped",
+        "gave_up",
+        "send_errors",
+        "rcvbuf_errors",
+        "publisher_unsent",
+        "copies_missing",
+    ];
     for name in drops {
         assert_eq!(found["drops"][name], 0, "{name} in {found}");
     }
+    assert_numbers(&found["pressure"], &["send_eagain_enobufs", "receive_enobufs", "cq_overflow"]);
+    assert_eq!(found["worker_core_shares"].as_array().unwrap().len(), 1);
     for copy in ["first", "median", "last"] {
         assert_numbers(&found["delay_us"][copy], &["p50", "p99", "p999"]);
     }
@@ -93,6 +102,17 @@ fn relay_reports_everything_and_loses_nothing_of_a_small_load() {
         "{found}"
     );
     assert!(found["verdict"].is_string(), "{found}");
+}
+
+#[test]
+fn relay_checks_every_byte_that_a_sample_of_the_subscribers_gets() {
+    let found = json(&["relay", "--subscribers", "40", "--channels", "3", "--seconds", "1", "--json"]);
+    // Of 40 every second one: no more than 32 are checked.
+    assert_eq!(found["checked_receivers"], 20);
+    assert!(found["checked_datagrams"].as_u64().unwrap() > 1_000, "{found}");
+    for name in ["wrong_datagrams", "duplicate_datagrams", "missing_datagrams", "missing_chunks"] {
+        assert_eq!(found[name], 0, "{name} in {found}");
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ const SLOTS: usize = 64;
 /// When the system gives no socket, ring or thread.
 pub fn run(args: Args) -> Result<(), Error> {
     let interrupt = Interrupt::listen_quietly()?;
-    let mut sink = Sink::open(args.destinations)?;
+    let mut sink = Sink::open(args.destinations, None)?;
     let destinations = sink.destinations(LOOPBACK, args.destinations);
     let (over, received) = (AtomicBool::new(false), AtomicU64::new(0));
     let rows = thread::scope(|scope| {
@@ -62,7 +62,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         over.store(true, Ordering::Release);
         rows
     })?;
-    let drops = socket_drops(&destinations.ports);
+    let drops = socket_drops(&destinations.all_ports());
     if args.json {
         let rows: Vec<Value> = rows.iter().map(|(io, pace)| pace.json(io)).collect();
         let whole = json!({

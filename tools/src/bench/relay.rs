@@ -17,15 +17,20 @@ mod lab;
 mod publishers;
 mod report;
 mod run;
+mod sealed;
+mod sessions;
 mod subscribers;
 
 /// Measure a relay: what one core carries, and how late
 ///
-/// Starts a relay in a process of its own, publishes channels to it, and subscribes many addresses whose
-/// datagrams are counted but not checked (`superpeer demo` compares bytes). Delay is from the moment when a whole chunk is
-/// handed to the publisher to when the kernel has the copy for the subscriber. Then the bare kernel is measured with trains
-/// of the same length into the same sink. On loopback the relay's processor time includes the receiving side of the
-/// kernel.
+/// Starts a relay in a process of its own, publishes channels to it, and subscribes many addresses. Some of these compare
+/// every byte with what was published; of the others, datagrams are counted. A single wrong byte is a failure.
+///
+/// Delay is from the moment before a publisher's one call that sends a whole chunk, sealed ahead, to when the kernel has
+/// the last shard of a subscriber's copy: the way to the relay's socket, all of the relay, the way out. Not in it: the
+/// 40 ms of collecting a chunk, sealing it (some 50 µs), a network, a viewer. How late the publishers themselves were
+/// against their plan is reported beside it. Then the bare kernel is measured with trains of the same length into the same
+/// sink. On loopback the relay's processor time includes the receiving side of the kernel.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -51,6 +56,9 @@ pub struct Args {
     /// The system calls that move the relay's datagrams
     #[arg(long, value_name = "CALLS", value_enum, default_value = "auto")]
     pub io: Io,
+    /// How many workers the relay has (1 to 64); `auto`: one for each core
+    #[arg(long, value_name = "N|auto", default_value = "1")]
+    pub workers: Workers,
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
@@ -100,6 +108,55 @@ impl FromStr for Channels {
     }
 }
 
+/// How many workers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Workers {
+    /// So many.
+    Fixed(usize),
+    /// One for each core that this process may use.
+    Auto,
+}
+
+const WORKERS_MAX: usize = 64;
+
+impl Workers {
+    fn count(self) -> usize {
+        match self {
+            Workers::Fixed(count) => count,
+            Workers::Auto => {
+                std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WORKERS_MAX))
+            }
+        }
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Workers, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Workers::Auto),
+            (_, Ok(count)) if (1..=WORKERS_MAX).contains(&count) => Ok(Workers::Fixed(count)),
+            _ => Err(format!("it must be `auto` or a number from 1 to {WORKERS_MAX}")),
+        }
+    }
+}
+
+/// One run's load.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Load {
+    subscribers: u32,
+    channels: usize,
+    /// For how long it is measured.
+    seconds: u32,
+}
+
+impl Load {
+    fn subscriptions(self) -> usize {
+        self.channels * self.subscribers as usize
+    }
+}
+
 /// Subscriptions, of all channels together: some 100 bytes each here, and some 300 in the relay.
 const SUBSCRIPTIONS_MAX: usize = 1_000_000;
 
@@ -109,7 +166,8 @@ const SUBSCRIPTIONS_MAX: usize = 1_000_000;
 /// When the relay does not start, or the load never gets going.
 pub fn run(args: Args) -> Result<(), Error> {
     if let Channels::Fixed(channels) = args.channels {
-        let subscriptions = channels * args.subscribers as usize;
+        let load = Load { subscribers: args.subscribers, channels, seconds: args.seconds };
+        let subscriptions = load.subscriptions();
         if subscriptions > SUBSCRIPTIONS_MAX {
             return Err(Error::Usage(format!(
                 "{} subscribers of {channels} channels are {subscriptions} subscriptions; at most {SUBSCRIPTIONS_MAX} can be",
@@ -122,13 +180,15 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let bench = Bench { interrupt: Interrupt::listen_quietly()?, args };
     let measured = match bench.args.channels {
-        Channels::Fixed(channels) => bench.measure(channels, bench.args.seconds)?,
+        Channels::Fixed(channels) => bench.measure_channels(channels, bench.args.seconds)?,
         Channels::Auto => bench.search()?,
     };
     if bench.args.json {
-        return crate::error::print(&measured.json().to_string());
+        crate::error::print(&measured.json().to_string())?;
+    } else {
+        measured.table().iter().try_for_each(|line| crate::error::print(line))?;
     }
-    measured.table().iter().try_for_each(|line| crate::error::print(line))
+    measured.check()
 }
 
 /// How long a search looks at each number of channels.
@@ -140,6 +200,10 @@ struct Bench {
 }
 
 impl Bench {
+    fn measure_channels(&self, channels: usize, seconds: u32) -> Result<Measured, Error> {
+        self.measure(Load { subscribers: self.args.subscribers, channels, seconds })
+    }
+
     /// The greatest number of channels that is carried: up in steps by what the last one left of the core, then down by
     /// halves. The report is of that number, measured once more in full.
     fn search(&self) -> Result<Measured, Error> {
@@ -147,7 +211,7 @@ impl Bench {
         let (mut carried, mut too_many, mut next) = (0, most + 1, 1);
         let mut last_good = None;
         loop {
-            let measured = self.measure(next, SEARCH_SECONDS.min(self.args.seconds))?;
+            let measured = self.measure_channels(next, SEARCH_SECONDS.min(self.args.seconds))?;
             if self.interrupt.is_set() {
                 return Ok(last_good.unwrap_or(measured));
             }
@@ -172,12 +236,12 @@ impl Bench {
 
     /// What a search found in a short time may be too much for a longer one: then a channel less, and another.
     fn measure_in_full(&self, channels: usize) -> Result<Measured, Error> {
-        let mut measured = self.measure(channels, self.args.seconds)?;
+        let mut measured = self.measure_channels(channels, self.args.seconds)?;
         for fewer in (1..channels).rev().take(2) {
             if measured.is_carried() || self.interrupt.is_set() {
                 break;
             }
-            measured = self.measure(fewer, self.args.seconds)?;
+            measured = self.measure_channels(fewer, self.args.seconds)?;
         }
         Ok(measured)
     }
@@ -193,6 +257,15 @@ mod tests {
         assert_eq!("500".parse(), Ok(Channels::Fixed(500)));
         for wrong in ["", "0", "501", "-1", "all"] {
             assert!(wrong.parse::<Channels>().unwrap_err().contains("1 to 500"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn workers_are_a_number_or_one_for_each_core() {
+        assert_eq!("64".parse(), Ok(Workers::Fixed(64)));
+        assert!((1..=64).contains(&"auto".parse::<Workers>().unwrap().count()));
+        for wrong in ["", "0", "65", "-1", "all"] {
+            assert!(wrong.parse::<Workers>().unwrap_err().contains("1 to 64"), "{wrong}");
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The sockets of many subscribers at once: few sockets, each for many addresses.
 //!
 //! Of a train only the first datagram is copied out of the kernel, and its length is asked for: the sink then costs a
-//! fraction of what sending to it does, and one core of sink keeps up with one core of relay. What arrives bears the
-//! kernel's time, so that a sink that is not scheduled at once does not count as delay.
+//! fraction of what sending to it does, and one core of sink keeps up with one core of relay. A sample of the addresses
+//! has sockets of its own, which take every byte, to be checked. What arrives bears the kernel's time, so that a sink that
+//! is not scheduled at once does not count as delay.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -15,10 +16,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::libc::{in_addr, in_pktinfo, timespec};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SetSockOpt, SockaddrIn, recvmsg, sendmsg, setsockopt,
+    sockopt,
 };
 
-use super::Destinations;
+use super::{Destinations, Sample};
 use crate::Error;
 
 /// Destinations per socket: a train of 20 datagrams takes some 32 KiB of a socket's buffer, so that the smallest
@@ -34,12 +36,15 @@ const SOCKET_BUFFER_BYTES: usize = 16 << 20;
 /// Messages taken from one socket before the next has its turn.
 const MESSAGES_PER_PASS: usize = 256;
 
+/// The longest message that UDP has room for.
+const MESSAGE_BYTES_MAX: usize = 65_535;
+
 /// What arrived: a control datagram, or a train.
 pub(super) struct Arrival<'b> {
-    /// The first datagram.
-    pub(super) first: &'b [u8],
-    /// The length of all.
-    pub(super) bytes: usize,
+    /// At a sampled address everything, elsewhere no more than the first datagram.
+    pub(super) bytes: &'b [u8],
+    /// The length of everything.
+    pub(super) length: usize,
     /// The address that it was sent to.
     pub(super) to: Ipv4Addr,
     /// When the kernel had it.
@@ -48,7 +53,7 @@ pub(super) struct Arrival<'b> {
 
 impl Arrival<'_> {
     pub(super) fn datagrams(&self) -> u64 {
-        self.bytes.div_ceil(DATAGRAM_BYTES) as u64
+        self.length.div_ceil(DATAGRAM_BYTES) as u64
     }
 }
 
@@ -56,38 +61,52 @@ impl Arrival<'_> {
 pub(super) struct Sink {
     sockets: Vec<Socket>,
     ports: Vec<u16>,
+    sample: Option<Sample>,
     poll: Poll,
     events: Events,
+    buffer: Vec<u8>,
 }
 
 struct Socket {
     inner: UdpSocket,
+    port: u16,
+    /// How much of a message is copied out of the kernel.
+    copied: usize,
     /// It may have more than was taken out.
     readable: bool,
 }
 
 impl Sink {
-    /// For so many destinations.
-    pub(super) fn open(destinations: u32) -> Result<Sink, Error> {
-        let count = destinations.div_ceil(DESTINATIONS_PER_SOCKET).clamp(1, SOCKETS_MAX) as usize;
-        Sink::with_sockets(count).map_err(|error| Error::System("cannot open a UDP socket", error))
+    /// For so many destinations, of which one in `stride`, if there is one, is sampled.
+    pub(super) fn open(destinations: u32, stride: Option<u32>) -> Result<Sink, Error> {
+        Sink::try_open(destinations, stride)
+            .map_err(|error| Error::System("cannot open a UDP socket (see `ulimit -n`)", error))
     }
 
-    fn with_sockets(count: usize) -> io::Result<Sink> {
+    fn try_open(destinations: u32, stride: Option<u32>) -> io::Result<Sink> {
+        let sampled = stride.map_or(0, |stride| destinations.div_ceil(stride));
+        let open = |addresses: u32, copied: usize| -> io::Result<Vec<Socket>> {
+            let count = addresses.div_ceil(DESTINATIONS_PER_SOCKET).min(SOCKETS_MAX);
+            (0..count).map(|_| Socket::open(copied)).collect()
+        };
+        let mut sockets = open(destinations - sampled, DATAGRAM_BYTES)?;
+        let whole = open(sampled, MESSAGE_BYTES_MAX)?;
+        let ports_of = |sockets: &[Socket]| sockets.iter().map(|socket| socket.port).collect();
+        let ports = ports_of(&sockets);
+        let sample = stride.map(|stride| Sample { stride, ports: ports_of(&whole) });
+        sockets.extend(whole);
         let poll = Poll::new()?;
-        let sockets: Vec<Socket> = (0..count).map(|_| Socket::open()).collect::<io::Result<_>>()?;
-        let mut ports = Vec::with_capacity(count);
         for (place, socket) in sockets.iter().enumerate() {
             let descriptor = socket.inner.as_raw_fd();
             poll.registry().register(&mut SourceFd(&descriptor), Token(place), Interest::READABLE)?;
-            ports.push(socket.inner.local_addr()?.port());
         }
-        Ok(Sink { sockets, ports, poll, events: Events::with_capacity(count) })
+        let events = Events::with_capacity(sockets.len());
+        Ok(Sink { sockets, ports, sample, poll, events, buffer: vec![0; MESSAGE_BYTES_MAX] })
     }
 
     /// `count` addresses from `first` on; this sink answers for them if they are this machine's.
     pub(super) fn destinations(&self, first: Ipv4Addr, count: u32) -> Destinations {
-        Destinations { first, count, ports: self.ports.clone() }
+        Destinations { first, count, ports: self.ports.clone(), sample: self.sample.clone() }
     }
 
     /// Waits for arrivals, at most `longest`, and hands over some.
@@ -105,43 +124,50 @@ impl Sink {
         for event in &self.events {
             self.sockets[event.token().0].readable = true;
         }
-        self.sockets.iter_mut().try_for_each(|socket| socket.receive(&mut handle))
+        let buffer = &mut self.buffer;
+        self.sockets.iter_mut().try_for_each(|socket| socket.receive(buffer, &mut handle))
     }
 
-    /// Sends a control datagram as if from `from`. What does not go is lost, as on any network.
-    pub(super) fn send(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
-        let place = self.ports.iter().position(|port| *port == from.port()).expect("one of our ports");
+    /// Sends a control datagram, or a train, as if from `from`. What does not go is lost, as on any network; returns
+    /// whether it went.
+    pub(super) fn send(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) -> bool {
+        let ours = self.sockets.iter().find(|socket| socket.port == from.port());
+        let descriptor = ours.expect("one of our ports").inner.as_raw_fd();
         let source = in_pktinfo {
             ipi_ifindex: 0,
             ipi_spec_dst: in_addr { s_addr: u32::from(*from.ip()).to_be() },
             ipi_addr: in_addr { s_addr: 0 },
         };
-        let descriptor = self.sockets[place].inner.as_raw_fd();
-        let control = [ControlMessage::Ipv4PacketInfo(&source)];
+        let control = [
+            ControlMessage::Ipv4PacketInfo(&source),
+            ControlMessage::UdpGsoSegments(&(DATAGRAM_BYTES as u16)),
+        ];
+        // A segment as long as the message would be refused.
+        let control = &control[..if bytes.len() > DATAGRAM_BYTES { 2 } else { 1 }];
         let to = SockaddrIn::from(to);
-        let _ = sendmsg(descriptor, &[IoSlice::new(bytes)], &control, MsgFlags::MSG_DONTWAIT, Some(&to));
+        sendmsg(descriptor, &[IoSlice::new(bytes)], control, MsgFlags::MSG_DONTWAIT, Some(&to)).is_ok()
     }
 }
 
 impl Socket {
-    fn open() -> io::Result<Socket> {
+    fn open(copied: usize) -> io::Result<Socket> {
         let inner = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         inner.set_nonblocking(true)?;
         setsockopt(&inner, sockopt::UdpGroSegment, &true)?;
         setsockopt(&inner, sockopt::Ipv4PacketInfo, &true)?;
         setsockopt(&inner, sockopt::ReceiveTimestampns, &true)?;
-        if setsockopt(&inner, sockopt::RcvBufForce, &SOCKET_BUFFER_BYTES).is_err() {
-            setsockopt(&inner, sockopt::RcvBuf, &SOCKET_BUFFER_BYTES)?;
-        }
-        Ok(Socket { inner, readable: true })
+        set_buffer(&inner, sockopt::RcvBufForce, sockopt::RcvBuf)?;
+        // A datagram on loopback counts as its sender's until it is read.
+        set_buffer(&inner, sockopt::SndBufForce, sockopt::SndBuf)?;
+        let port = inner.local_addr()?.port();
+        Ok(Socket { inner, port, copied, readable: true })
     }
 
-    fn receive(&mut self, handle: &mut impl FnMut(&Arrival<'_>)) -> io::Result<()> {
-        let mut first = [0; DATAGRAM_BYTES];
+    fn receive(&mut self, buffer: &mut [u8], handle: &mut impl FnMut(&Arrival<'_>)) -> io::Result<()> {
         let mut control = nix::cmsg_space!(timespec, in_pktinfo, i32);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         for _ in 0..if self.readable { MESSAGES_PER_PASS } else { 0 } {
-            let mut parts = [IoSliceMut::new(&mut first)];
+            let mut parts = [IoSliceMut::new(&mut buffer[..self.copied])];
             let descriptor = self.inner.as_raw_fd();
             let received = match recvmsg::<SockaddrIn>(descriptor, &mut parts, Some(&mut control), flags) {
                 Ok(received) => received,
@@ -153,11 +179,20 @@ impl Socket {
                 Err(nix::Error::EINTR | nix::Error::ECONNREFUSED) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let (bytes, (to, at)) = (received.bytes, to_and_at(received.cmsgs()?));
-            handle(&Arrival { first: &first[..bytes.min(DATAGRAM_BYTES)], bytes, to, at });
+            let (length, (to, at)) = (received.bytes, to_and_at(received.cmsgs()?));
+            handle(&Arrival { bytes: &buffer[..length.min(self.copied)], length, to, at });
         }
         Ok(())
     }
+}
+
+/// Beyond what the system allows everybody, if this is root.
+fn set_buffer(
+    socket: &UdpSocket,
+    force: impl SetSockOpt<Val = usize>,
+    ask: impl SetSockOpt<Val = usize>,
+) -> nix::Result<()> {
+    setsockopt(socket, force, &SOCKET_BUFFER_BYTES).or_else(|_| setsockopt(socket, ask, &SOCKET_BUFFER_BYTES))
 }
 
 fn to_and_at(control: impl Iterator<Item = ControlMessageOwned>) -> (Ipv4Addr, Time) {

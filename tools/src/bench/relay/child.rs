@@ -6,7 +6,6 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -31,6 +30,8 @@ pub(crate) struct Args {
     sessions: usize,
     #[arg(long)]
     io: Io,
+    #[arg(long)]
+    workers: usize,
     /// In a namespace of its own: wait until it is tied to the other one, and let one subscriber of so many receive
     #[arg(long)]
     lab_stride: Option<u32>,
@@ -53,10 +54,8 @@ struct Listening {
 pub(super) struct Sample {
     /// µs since the Unix epoch.
     pub(super) at_us: u64,
-    /// Processor time of the worker.
-    pub(super) cpu_us: u64,
-    /// Time for which the worker could have run but had no core.
-    pub(super) waited_us: u64,
+    /// One for each worker, in their order.
+    pub(super) workers: Vec<WorkerTimes>,
     pub(super) trains_sent: u64,
     pub(super) shards_sent: u64,
     pub(super) bytes_sent: u64,
@@ -66,10 +65,20 @@ pub(super) struct Sample {
     pub(super) blocked: u64,
     pub(super) send_errors: u64,
     pub(super) cq_overflow: u64,
+    pub(super) no_buffers: u64,
     /// Messages that the kernel dropped at the relay's socket.
     pub(super) socket_drops: u64,
     pub(super) rss_bytes: u64,
     pub(super) window_bytes: usize,
+}
+
+/// Where a worker's time went, µs.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct WorkerTimes {
+    /// On a processor.
+    pub(super) cpu_us: u64,
+    /// It could have run but had no core.
+    pub(super) waited_us: u64,
 }
 
 /// Stop the relay, and measure the bare kernel with trains of this length, to these addresses.
@@ -107,14 +116,15 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
     let mut config = relay::Config { listen: listen_at, open: true, io: args.io, ..Default::default() };
     config.limits.channels = args.channels;
     config.limits.subscribers = args.sessions;
-    // Every address subscribes to every channel, and one publishes them all.
-    config.limits.sessions_per_address = 2 * args.channels + 2;
+    // Every subscriber's address subscribes to every channel.
+    config.limits.sessions_per_address = args.channels + 1;
+    set_workers(&mut config, args.workers)?;
     let relay = relay::Relay::start(&config)?;
     let port = relay.local_addr().port();
     let uses_io_uring = relay.uses_io_uring();
     say(&Listening { port, probe: relay.probe().to_owned(), uses_io_uring })?;
     let ending = loop {
-        match orders.recv_timeout(Duration::from_millis(20)) {
+        match orders.recv_timeout(SNAPSHOT_LOOK) {
             Ok(order) => break order,
             Err(RecvTimeoutError::Timeout) => {}
             // Whoever started it is gone.
@@ -134,8 +144,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
 fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
     Sample {
         at_us: snapshot.at.0,
-        cpu_us: snapshot.cpu.as_micros() as u64,
-        waited_us: worker_waited_us().unwrap_or(0),
+        workers: worker_times(),
         trains_sent: snapshot.node.trains_sent,
         shards_sent: snapshot.node.shards_sent,
         bytes_sent: snapshot.plane.bytes_sent,
@@ -145,21 +154,37 @@ fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
         blocked: snapshot.plane.blocked,
         send_errors: snapshot.plane.send_errors,
         cq_overflow: snapshot.plane.cq_overflow,
+        no_buffers: snapshot.plane.no_buffers,
         socket_drops: socket_drops(&[port]),
         rss_bytes: rss_bytes(),
         window_bytes: snapshot.window_bytes,
     }
 }
 
-/// The second field of the worker's `schedstat`, in ns (Linux, Documentation/scheduler/sched-stats.rst).
-fn worker_waited_us() -> Option<u64> {
-    let threads = std::fs::read_dir("/proc/self/task").ok()?;
-    let is_worker = |path: &PathBuf| {
-        std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim_end() == "superpeer-w0")
-    };
-    let worker = threads.flatten().map(|thread| thread.path()).find(is_worker)?;
-    let stat = std::fs::read_to_string(worker.join("schedstat")).ok()?;
-    stat.split_whitespace().nth(1)?.parse::<u64>().ok().map(|waited_ns| waited_ns / 1_000)
+/// How often the relay is asked for a new snapshot: the workers' times are read that much later than its counts at most.
+const SNAPSHOT_LOOK: Duration = Duration::from_millis(5);
+
+/// Tells the relay how many workers to have.
+fn set_workers(_config: &mut relay::Config, workers: usize) -> Result<(), Error> {
+    match workers {
+        1 => Ok(()),
+        _ => Err(Error::BenchRelay(format!("--workers {workers}: this relay has one worker only"))),
+    }
+}
+
+/// The first two fields of each worker's `schedstat`, in ns (Linux, Documentation/scheduler/sched-stats.rst).
+fn worker_times() -> Vec<WorkerTimes> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let times = threads.filter_map(|thread| {
+        let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+        let number: usize = name.trim_end().strip_prefix("superpeer-w")?.parse().ok()?;
+        let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        let mut micros = stat.split_whitespace().map_while(|ns| Some(ns.parse::<u64>().ok()? / 1_000));
+        Some((number, WorkerTimes { cpu_us: micros.next()?, waited_us: micros.next()? }))
+    });
+    let mut times: Vec<(usize, WorkerTimes)> = times.collect();
+    times.sort_by_key(|(number, _)| *number);
+    times.into_iter().map(|(_, times)| times).collect()
 }
 
 /// `VmRSS` of proc_pid_status(5), which is in kB.
@@ -205,11 +230,12 @@ pub(super) struct RelayProcess {
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 impl RelayProcess {
-    /// Starts a relay for so many channels and sessions, in a namespace of its own if there is a stride.
+    /// Starts a relay of so many workers for so many channels and sessions, in a namespace of its own if there is a stride.
     pub(super) fn start(
         channels: usize,
         sessions: usize,
         io: Io,
+        workers: usize,
         lab_stride: Option<u32>,
     ) -> Result<RelayProcess, Error> {
         let failed = |error| Error::System("cannot start the relay's process", error);
@@ -220,6 +246,7 @@ impl RelayProcess {
         command.args(["bench", "relay-child"]);
         command.args(lab_stride.map(|stride| format!("--lab-stride={stride}")));
         command.args(["--channels", &channels.to_string(), "--sessions", &sessions.to_string()]);
+        command.args(["--workers", &workers.to_string()]);
         let io = io.to_possible_value().expect("no way is hidden");
         command.args(["--io", io.get_name()]);
         // Ctrl-C is for the bench: it ends the relay once it has what there is.

@@ -17,6 +17,9 @@ pub(super) const RELAY: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 2);
 /// The first subscriber's address; all are within its /16.
 pub(super) const SUBSCRIBERS: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 0);
 
+/// The first publisher's address; all are within its /16.
+pub(super) const PUBLISHERS: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 0);
+
 /// Subscribers that really receive: at least half as many, or all.
 const RECEIVERS: u32 = 64;
 
@@ -56,7 +59,9 @@ pub(super) fn connect(relay: u32) -> Result<(), Error> {
     ip(&format!("link add load0 type veth peer name relay0 netns {relay}"))?;
     ip("address add 10.96.0.1/24 dev load0")?;
     ip("link set load0 up")?;
-    ip(&format!("route replace local {SUBSCRIBERS}/16 dev lo"))
+    [SUBSCRIBERS, PUBLISHERS]
+        .iter()
+        .try_for_each(|first| ip(&format!("route replace local {first}/16 dev lo")))
 }
 
 /// Sets up the relay's end. Control datagrams pass; a train is longer than the longest of them.
@@ -64,7 +69,9 @@ pub(super) fn set_up_relay(stride: u32) -> Result<(), Error> {
     ip("link set lo up")?;
     ip(&format!("address add {RELAY}/24 dev relay0"))?;
     ip("link set relay0 up")?;
-    ip(&format!("route add {SUBSCRIBERS}/16 via 10.96.0.1"))?;
+    for first in [SUBSCRIBERS, PUBLISHERS] {
+        ip(&format!("route add {first}/16 via 10.96.0.1"))?;
+    }
     // Each rule on a line of its own, as nft's grammar has it.
     let chain = "chain egress { type filter hook egress device \"relay0\" priority 0; policy accept;\n";
     let drops = if stride == 1 { String::new() } else { drop_rule(stride) };

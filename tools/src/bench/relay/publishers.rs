@@ -1,119 +1,141 @@
-//! The publishers: all channels from one node, each chunk handed over whole, so that delay begins when it is ready.
+//! The publishers: one light session per channel, each at an address of its own, for a relay spreads its peers over its
+//! workers by their addresses.
 
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use codec::{ChannelSecret, MAX_DATA_SHARDS, SlotLayout};
-use mesh::{ChannelId, Event, Limits, limits::CHUNK_TIME};
+use codec::DATAGRAM_BYTES;
+use codec::wire::control::{Control, Repair};
+use hdrhistogram::Histogram;
+use mesh::Anchor;
 
 use super::board::Board;
+use super::sealed::Sealed;
+use super::sessions::Sessions;
 use crate::Error;
+use crate::bench::sink::Sink;
 use crate::bench::thread_cpu;
-use crate::demo::Bitrate;
-use crate::driver::Driver;
+use crate::writer::delay_histogram;
 
-/// A publisher needs its chunks only until the relay has them.
-const WINDOW: Duration = Duration::from_secs(1);
+/// What is asked of the publishers, and when they are to end, is looked at this often.
+const ATTEND_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The chunks that a stream of this rate is cut into, all alike.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ChunkPlan {
-    /// Payload, bytes.
-    pub(super) bytes: usize,
-    /// From one to the next.
-    pub(super) interval: Duration,
+/// How publishing went.
+pub(super) struct Published {
+    /// How much later than planned each chunk was handed over, µs.
+    pub(super) late_us: Histogram<u64>,
+    /// Trains that the publishers' own socket did not take.
+    pub(super) unsent: u64,
+    /// Shards that the relay asked for again.
+    pub(super) repaired: u64,
+    /// All that was sealed was published before the bench was over.
+    pub(super) ran_out: bool,
 }
 
-impl ChunkPlan {
-    /// As many whole data shards as 40 ms of stream fill, at most 32, at least one.
-    pub(super) fn new(bitrate: Bitrate) -> ChunkPlan {
-        let bytes_per_second = bitrate.bits_per_second as f64 / 8.0;
-        let due = (bytes_per_second * CHUNK_TIME.as_secs_f64()) as usize;
-        let filled = |k: &usize| payload_bytes(*k) <= due;
-        let bytes = payload_bytes((1..=MAX_DATA_SHARDS).rev().find(filled).unwrap_or(1));
-        ChunkPlan { bytes, interval: Duration::from_secs_f64(bytes as f64 / bytes_per_second) }
-    }
-}
-
-/// Of k data shards with the publisher's default parity.
-fn payload_bytes(data_shards: usize) -> usize {
-    let layout = SlotLayout::new(data_shards, data_shards.div_ceil(2).min(16));
-    layout.expect("1 to 32 data shards").payload_bytes_max()
+struct Publishers<'p> {
+    sink: Sink,
+    sessions: Sessions<'p>,
+    sealed: &'p Sealed,
+    relay: SocketAddrV4,
+    clock: Anchor,
+    board: &'p Board,
+    train: Vec<u8>,
+    attend_at: Instant,
+    published: Published,
 }
 
 /// Publishes every channel until the bench is over.
 pub(super) fn publish(
-    secrets: Vec<ChannelSecret>,
-    relay: SocketAddr,
-    plan: ChunkPlan,
+    sink: Sink,
+    sessions: Sessions<'_>,
+    sealed: &Sealed,
+    clock: Anchor,
     board: &Board,
-) -> Result<(), Error> {
-    let slots = secrets.len() * (WINDOW.as_secs_f64() / plan.interval.as_secs_f64()).ceil() as usize + 64;
-    let limits = Limits { window: WINDOW, ..Limits::default() };
-    let mut driver = Driver::open(limits, slots)?;
-    let now = driver.now();
-    let channels: Vec<ChannelId> =
-        secrets.into_iter().map(|secret| driver.node.add_source(now, secret)).collect();
-    for channel in &channels {
-        driver.node.dial(now, *channel, relay);
+) -> Result<Published, Error> {
+    let mut publishers = Publishers {
+        sink,
+        relay: sessions.relay(),
+        sessions,
+        sealed,
+        clock,
+        board,
+        train: Vec::new(),
+        attend_at: Instant::now(),
+        published: Published { late_us: delay_histogram(), unsent: 0, repaired: 0, ran_out: false },
+    };
+    while !board.go.load(Ordering::Acquire) && !board.is_over() {
+        publishers.attend(ATTEND_INTERVAL)?;
     }
-    while !board.go.load(Ordering::Acquire) {
-        if board.is_over() {
-            return driver.close();
-        }
-        driver.turn(Duration::from_millis(5))?;
-        while let Some(event) = driver.node.poll_event() {
-            match event {
-                Event::Connected { .. } => board.publishers.fetch_add(1, Ordering::AcqRel),
-                Event::Lost { .. } => board.publishers.fetch_sub(1, Ordering::AcqRel),
-                _ => 0,
-            };
-        }
-    }
-    stream(&mut driver, &channels, plan, board)?;
-    driver.close()
+    publishers.stream()?;
+    Ok(publishers.published)
 }
 
-/// The channels take turns, evenly over the time of a chunk.
-fn stream(driver: &mut Driver, channels: &[ChannelId], plan: ChunkPlan, board: &Board) -> Result<(), Error> {
-    let payload: Vec<u8> = (0..plan.bytes).map(|at| (at * 167) as u8).collect();
-    let step = plan.interval / channels.len() as u32;
-    let start = Instant::now();
-    let mut next = Duration::ZERO;
-    for channel in channels.iter().cycle() {
-        loop {
-            if board.is_over() {
+impl Publishers<'_> {
+    fn stream(&mut self) -> Result<(), Error> {
+        let start = Instant::now();
+        for place in 0..self.sealed.places() {
+            let due = self.sealed.due(place);
+            while start.elapsed() < due || self.attend_at <= Instant::now() {
+                self.attend(Duration::ZERO)?;
+                thread::sleep(due.saturating_sub(start.elapsed()).min(ATTEND_INTERVAL));
+            }
+            if self.board.is_over() {
                 return Ok(());
             }
-            let early = next.saturating_sub(start.elapsed());
-            driver.turn(early.min(Duration::from_millis(100)))?;
-            while driver.node.poll_event().is_some() {}
-            board.publisher_cpu_us.store(thread_cpu().as_micros() as u64, Ordering::Relaxed);
-            if start.elapsed() >= next {
-                break;
+            let late = start.elapsed().saturating_sub(due);
+            self.published.late_us.saturating_record(late.as_micros() as u64);
+            self.send_chunk(place);
+        }
+        self.published.ran_out = true;
+        Ok(())
+    }
+
+    fn send_chunk(&mut self, place: usize) {
+        let channel = self.sealed.channel_of(place);
+        self.sealed.write(place, self.sealed.layout().data_set(), &mut self.train);
+        // From here on it is the kernel's and the relay's time.
+        self.sealed.note_sent(place, self.clock.time_at(Instant::now()));
+        let sent = self.sink.send(self.sessions.address(channel), self.relay, &self.train);
+        self.published.unsent += u64::from(!sent);
+        self.sessions.of_publisher(channel).highest = self.sealed.sequence_of(place);
+    }
+
+    /// Sees to handshakes, reports and what the relay asks for again, if it is time.
+    fn attend(&mut self, longest: Duration) -> Result<(), Error> {
+        if Instant::now() < self.attend_at {
+            return Ok(());
+        }
+        self.attend_at = Instant::now() + ATTEND_INTERVAL;
+        let mut came = Vec::new();
+        let received = self.sink.receive(longest, |arrival| came.extend(Control::parse(arrival.bytes)));
+        received.map_err(|error| Error::System("the UDP socket failed", error))?;
+        for control in came {
+            if let Control::Repair(repair) = &control {
+                self.repair(repair);
+            } else if let Some((from, answer)) = self.sessions.handle(&control) {
+                self.sink.send(from, self.relay, &answer.encode());
             }
         }
-        let now = driver.now();
-        driver.node.push(now, *channel, &payload);
-        // The chunk ends here, and leaves with the next turn.
-        driver.node.mark_join_point(now, *channel, 0);
-        next += step;
+        self.sessions.go_on(&self.sink, self.clock.time_at(Instant::now()));
+        self.board.publishers.store(self.sessions.live(), Ordering::Release);
+        self.board.publisher_cpu_us.store(thread_cpu().as_micros() as u64, Ordering::Relaxed);
+        Ok(())
     }
-    Ok(())
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_are_whole_shards_and_keep_the_rate() {
-        for (bits_per_second, shards) in [(100_000, 1), (4_000_000, 19), (100_000_000, 32)] {
-            let plan = ChunkPlan::new(Bitrate { bits_per_second });
-            assert_eq!(plan.bytes, payload_bytes(shards), "{bits_per_second}");
-            let rate = plan.bytes as f64 * 8.0 / plan.interval.as_secs_f64();
-            assert!((rate / bits_per_second as f64 - 1.0).abs() < 1e-3, "{rate}");
+    /// Data shards once more. Parity is not kept, and k data shards are all that it takes.
+    fn repair(&mut self, repair: &Repair) {
+        let Some(channel) = self.sealed.channel_with(repair.header.tag) else { return };
+        for wanted in &repair.wanted {
+            let place = self.sealed.place_of(channel, wanted.sequence);
+            let Some(place) = place.filter(|place| self.sealed.sent_at(*place).is_some()) else { continue };
+            self.sealed.write(place, wanted.shards, &mut self.train);
+            if self.train.is_empty() {
+                continue;
+            }
+            self.published.repaired += (self.train.len() / DATAGRAM_BYTES) as u64;
+            self.sink.send(self.sessions.address(channel), self.relay, &self.train);
         }
     }
 }

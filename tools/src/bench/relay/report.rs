@@ -3,15 +3,19 @@
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::Sinking;
 use super::board::Tally;
 use super::child::Sample;
-use super::copies::Delays;
+use super::copies::Arrived;
+use super::publishers::Published;
+use super::run::Span;
+use super::{Load, Sinking};
+use crate::Error;
 use crate::bench::{rounded, wire_bytes};
 
 /// What was the bottleneck.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
+    WrongBytes,
     RelayCpu,
     OtherLoad,
     GeneratorCpu,
@@ -23,6 +27,7 @@ pub(super) enum Verdict {
 impl Verdict {
     fn text(self) -> &'static str {
         match self {
+            Verdict::WrongBytes => "wrong bytes",
             Verdict::RelayCpu => "relay CPU",
             Verdict::OtherLoad => "other load on the machine",
             Verdict::GeneratorCpu => "generator CPU",
@@ -51,13 +56,16 @@ struct Drops {
     /// Messages that found a receive buffer full: the relay's, and the subscribers'.
     relay_buffer: u64,
     sink_buffer: u64,
+    /// Trains that the publishers' own sockets did not take.
+    unsent: u64,
     /// Copies that did not come whole: what all that led to.
     copies_missing: u64,
 }
 
 impl Drops {
     fn total(&self) -> u64 {
-        self.jobs_skipped + self.gave_up + self.send_errors + self.rcvbuf_errors() + self.copies_missing
+        let relay = self.jobs_skipped + self.gave_up + self.send_errors;
+        relay + self.rcvbuf_errors() + self.unsent + self.copies_missing
     }
 
     fn rcvbuf_errors(&self) -> u64 {
@@ -65,69 +73,76 @@ impl Drops {
     }
 }
 
-/// What was measured between two samples of the relay.
+/// What was measured, and of what.
 pub(super) struct Measured {
-    pub(super) subscribers: u32,
-    pub(super) channels: usize,
+    pub(super) load: Load,
+    pub(super) workers: usize,
     pub(super) sink: Sinking,
     /// How many of the subscribers really received.
     pub(super) receivers: u32,
     pub(super) bits_per_second: u64,
-    pub(super) interrupted: bool,
     pub(super) probe: String,
     pub(super) uses_io_uring: bool,
-    pub(super) samples: [Sample; 2],
-    pub(super) tallies: [Tally; 2],
-    pub(super) sink_drops: [u64; 2],
-    /// The relay's memory before there was a subscriber, and once all were there, bytes.
-    pub(super) rss_bytes: [u64; 2],
-    pub(super) delays: Delays,
-    /// The bare kernel's Gbit/s in the relay's place.
+    pub(super) span: Span,
+    pub(super) published: Published,
+    pub(super) arrived: Arrived,
+    /// The bare kernel's Gbit/s in the place of one worker.
     pub(super) limit_gbps: f64,
 }
 
 impl Measured {
     fn between(&self, count: impl Fn(&Sample) -> u64) -> u64 {
-        count(&self.samples[1]).saturating_sub(count(&self.samples[0]))
+        self.span.between(count)
     }
 
     fn tallied(&self, count: impl Fn(&Tally) -> u64) -> u64 {
-        count(&self.tallies[1]) - count(&self.tallies[0])
+        count(&self.span.tallies[1]) - count(&self.span.tallies[0])
     }
 
     /// From those who received to all.
     fn scaled(&self, count: u64) -> f64 {
-        count as f64 * f64::from(self.subscribers) / f64::from(self.receivers)
+        count as f64 * f64::from(self.load.subscribers) / f64::from(self.receivers)
     }
 
     fn seconds(&self) -> f64 {
         (self.between(|sample| sample.at_us) as f64 / 1e6).max(1e-6)
     }
 
-    /// Datagrams per train.
-    pub(super) fn train_mean(&self) -> f64 {
-        let trains = self.between(|sample| sample.trains_sent);
-        self.between(|sample| sample.shards_sent) as f64 / trains.max(1) as f64
+    /// Each worker's time on a core and time waited for one, as parts of the measured time.
+    fn worker_shares(&self) -> Vec<[f64; 2]> {
+        let [before, after] = [0, 1].map(|end: usize| &self.span.samples[end].workers);
+        let share = |before: u64, after: u64| after.saturating_sub(before) as f64 / 1e6 / self.seconds();
+        let shares = before.iter().zip(after).map(|(before, after)| {
+            [share(before.cpu_us, after.cpu_us), share(before.waited_us, after.waited_us)]
+        });
+        shares.collect()
     }
 
+    /// Of all workers together.
     fn relay_cpu_s(&self) -> f64 {
-        self.between(|sample| sample.cpu_us) as f64 / 1e6
+        self.worker_shares().iter().map(|[cpu, _]| cpu * self.seconds()).sum()
     }
 
-    /// What part of a core the relay's worker had.
+    /// What part of a core the busiest worker had: it is the one that saturates.
     pub(super) fn relay_share(&self) -> f64 {
-        self.relay_cpu_s() / self.seconds()
+        self.worker_shares().iter().map(|[cpu, _]| *cpu).fold(0.0, f64::max)
     }
 
-    /// What part of the time the worker could have run but had no core.
+    /// What part of the time the worker that waited longest could have run but had no core.
     fn waited_share(&self) -> f64 {
-        self.between(|sample| sample.waited_us) as f64 / 1e6 / self.seconds()
+        self.worker_shares().iter().map(|[_, waited]| *waited).fold(0.0, f64::max)
     }
 
     fn generator_share(&self) -> f64 {
-        let sink = self.tallied(|tally| tally.sink_cpu.as_micros() as u64);
-        let publisher = self.tallied(|tally| tally.publisher_cpu.as_micros() as u64);
-        sink.max(publisher) as f64 / 1e6 / self.seconds()
+        self.publisher_share().max(self.sink_share())
+    }
+
+    fn publisher_share(&self) -> f64 {
+        self.tallied(|tally| tally.publisher_cpu.as_micros() as u64) as f64 / 1e6 / self.seconds()
+    }
+
+    fn sink_share(&self) -> f64 {
+        self.tallied(|tally| tally.sink_cpu.as_micros() as u64) as f64 / 1e6 / self.seconds()
     }
 
     /// All that the relay sent, with headers.
@@ -142,19 +157,25 @@ impl Measured {
             gave_up: self.between(|sample| sample.gave_up),
             send_errors: self.between(|sample| sample.send_errors),
             relay_buffer: self.between(|sample| sample.socket_drops),
-            sink_buffer: self.sink_drops[1].saturating_sub(self.sink_drops[0]),
-            copies_missing: self.delays.missing,
+            sink_buffer: self.span.sink_drops,
+            unsent: self.published.unsent,
+            copies_missing: self.arrived.missing,
         }
     }
 
     pub(super) fn verdict(&self) -> Verdict {
         let drops = self.drops();
-        let wants_more = self.relay_share() + self.waited_share() >= BUSY;
-        if self.relay_share() >= BUSY {
+        let wants_more = self.worker_shares().iter().any(|[cpu, waited]| cpu + waited >= BUSY);
+        if self.arrived.checked.wrong > 0 {
+            Verdict::WrongBytes
+        } else if self.relay_share() >= BUSY {
             Verdict::RelayCpu
-        } else if self.generator_share() >= BUSY {
+        } else if self.generator_share() >= BUSY || drops.unsent > 0 {
             Verdict::GeneratorCpu
-        } else if wants_more || drops.jobs_skipped > 0 {
+        } else if wants_more
+            || self.published.late_us.value_at_quantile(0.99) >= LATE_US
+            || drops.jobs_skipped > 0
+        {
             Verdict::OtherLoad
         } else if drops.rcvbuf_errors() > 0 {
             Verdict::SocketBuffer
@@ -168,21 +189,32 @@ impl Measured {
     /// Whether the relay carried it all, and would go on doing so: with a queue that grows, the last copies of most chunks
     /// are late long before the first one is skipped.
     pub(super) fn is_carried(&self) -> bool {
-        let keeps_up = self.delays.last.value_at_quantile(0.5) < LATE_US && self.relay_share() < 0.98;
-        self.drops().total() == 0 && keeps_up && self.delays.chunks > 0
+        let keeps_up = self.arrived.last.value_at_quantile(0.5) < LATE_US && self.relay_share() < 0.98;
+        self.drops().total() == 0 && keeps_up && self.arrived.chunks > 0
+    }
+
+    /// Every byte that was looked at must be right.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let checked = &self.arrived.checked;
+        match checked.wrong {
+            0 => Ok(()),
+            wrong => Err(Error::BenchDiffers { wrong, checked: checked.datagrams }),
+        }
     }
 
     pub(super) fn json(&self) -> Value {
         let (drops, gbit, cpu) = (self.drops(), self.wire_gbit(), self.relay_cpu_s());
-        let sessions = u64::from(self.subscribers) * self.channels as u64;
-        let state_bytes = self.rss_bytes[1].saturating_sub(self.rss_bytes[0]);
+        let checked = &self.arrived.checked;
+        let shares = self.worker_shares();
+        let [empty, full] = &self.span.connecting;
+        let state_bytes = full.rss_bytes.saturating_sub(empty.rss_bytes);
         json!({
-            "subscribers": self.subscribers,
-            "channels": self.channels,
+            "subscribers": self.load.subscribers,
+            "channels": self.load.channels,
             "bitrate_bps": self.bits_per_second,
             "seconds": rounded(self.seconds()),
-            "interrupted": self.interrupted,
-            "workers": 1,
+            "interrupted": self.span.interrupted,
+            "workers": self.workers,
             "io": if self.uses_io_uring { "io_uring" } else { "sendmmsg" },
             "sink": self.sink.name(),
             "receivers": self.receivers,
@@ -193,11 +225,15 @@ impl Measured {
             "relay_cpu_s": rounded(cpu),
             "relay_core_share": rounded(self.relay_share()),
             "relay_waited_share": rounded(self.waited_share()),
+            "worker_core_shares": shares.iter().map(|[cpu, _]| rounded(*cpu)).collect::<Vec<_>>(),
             "generator_core_share": rounded(self.generator_share()),
+            "publisher_core_share": rounded(self.publisher_share()),
+            "publisher_late_us": percentiles(&self.published.late_us),
+            "publisher_repaired": self.published.repaired,
             "cpu_s_per_gbit": (cpu / gbit.max(1e-9) * 1e6).round() / 1e6,
             "limit_gbps": rounded(self.limit_gbps),
             "ratio_to_limit": rounded(gbit / cpu.max(1e-9) / self.limit_gbps.max(1e-9)),
-            "train_mean": rounded(self.train_mean()),
+            "train_mean": rounded(self.span.train_mean()),
             "drops": {
                 "total": drops.total(),
                 "jobs_skipped": drops.jobs_skipped,
@@ -206,19 +242,29 @@ impl Measured {
                 "rcvbuf_errors": drops.rcvbuf_errors(),
                 "rcvbuf_errors_relay": drops.relay_buffer,
                 "rcvbuf_errors_sink": drops.sink_buffer,
+                "publisher_unsent": drops.unsent,
                 "copies_missing": drops.copies_missing,
             },
-            "send_blocked": self.between(|sample| sample.blocked),
-            "cq_overflow": self.between(|sample| sample.cq_overflow),
-            "chunks": self.delays.chunks,
-            "delay_us": {
-                "first": percentiles(&self.delays.first),
-                "median": percentiles(&self.delays.median),
-                "last": percentiles(&self.delays.last),
+            "pressure": {
+                "send_eagain_enobufs": self.between(|sample| sample.blocked),
+                "receive_enobufs": self.between(|sample| sample.no_buffers),
+                "cq_overflow": self.between(|sample| sample.cq_overflow),
             },
-            "rss_bytes": self.samples[1].rss_bytes,
-            "window_bytes": self.samples[1].window_bytes,
-            "bytes_per_subscriber": state_bytes / sessions.max(1),
+            "checked_receivers": checked.receivers,
+            "checked_datagrams": checked.datagrams,
+            "wrong_datagrams": checked.wrong,
+            "duplicate_datagrams": checked.duplicate,
+            "missing_datagrams": checked.missing,
+            "missing_chunks": checked.incomplete,
+            "chunks": self.arrived.chunks,
+            "delay_us": {
+                "first": percentiles(&self.arrived.first),
+                "median": percentiles(&self.arrived.median),
+                "last": percentiles(&self.arrived.last),
+            },
+            "rss_bytes": self.span.samples[1].rss_bytes,
+            "window_bytes": self.span.samples[1].window_bytes,
+            "bytes_per_subscriber": state_bytes / self.load.subscriptions().max(1) as u64,
             "verdict": self.verdict().text(),
         })
     }
@@ -226,7 +272,9 @@ impl Measured {
     pub(super) fn table(&self) -> Vec<String> {
         let value = self.json();
         let number = |name: &str| value[name].as_f64().unwrap_or(0.0);
-        let drops = self.drops();
+        let (drops, checked) = (self.drops(), &self.arrived.checked);
+        let by_worker: Vec<String> =
+            self.worker_shares().iter().map(|[cpu, _]| format!("{:.1} %", cpu * 100.0)).collect();
         let delay = |name: &str, delay: &Histogram<u64>| {
             let [p50, p99, p999] =
                 QUANTILES.map(|(_, quantile)| delay.value_at_quantile(quantile) as f64 / 1e3);
@@ -235,8 +283,8 @@ impl Measured {
         vec![
             format!(
                 "load        {} subscribers x {} channels, {:.1} s, sink {}: {} subscribers receive",
-                self.subscribers,
-                self.channels,
+                self.load.subscribers,
+                self.load.channels,
                 self.seconds(),
                 self.sink.name(),
                 self.receivers
@@ -248,20 +296,30 @@ impl Measured {
                 number("wire_gbps")
             ),
             format!(
-                "relay       {:.1} % of one core, waited {:.1} % for it; {:.4} s per Gbit, {:.1} datagrams per train",
-                self.relay_share() * 100.0,
+                "relay       {} of a core by worker, waited {:.1} % for it; {:.4} s per Gbit, {:.1} datagrams per train",
+                by_worker.join(" + "),
                 self.waited_share() * 100.0,
                 number("cpu_s_per_gbit"),
-                self.train_mean()
+                self.span.train_mean()
             ),
             format!(
                 "limit       {:.1} Gbit/s from one core for such trains; the relay is at {:.2} of that per second of its time",
                 self.limit_gbps,
                 number("ratio_to_limit")
             ),
-            delay("first copy", &self.delays.first),
-            delay("median copy", &self.delays.median),
-            delay("last copy", &self.delays.last),
+            delay("first copy", &self.arrived.first),
+            delay("median copy", &self.arrived.median),
+            delay("last copy", &self.arrived.last),
+            format!(
+                "checked     every byte of {} datagrams to {} subscribers: {} wrong, {} double, {} missing",
+                checked.datagrams, checked.receivers, checked.wrong, checked.duplicate, checked.missing
+            ),
+            format!(
+                "publishers  {:.1} % of one core; hand-over late by p50 {:.2} ms, p99 {:.2} ms",
+                self.publisher_share() * 100.0,
+                self.published.late_us.value_at_quantile(0.5) as f64 / 1e3,
+                self.published.late_us.value_at_quantile(0.99) as f64 / 1e3
+            ),
             format!(
                 "drops       {} late trains, {} given up, {} refused, {} at the relay's socket, {} at the sink's; {} copies missing",
                 drops.jobs_skipped,

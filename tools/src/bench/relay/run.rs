@@ -3,21 +3,25 @@
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use codec::ChannelSecret;
+use codec::wire::control::Role;
+use mesh::Anchor;
 
-use super::board::Board;
+use super::board::{Board, Tally};
 use super::child::{RelayProcess, Sample};
-use super::copies::Copies;
-use super::publishers::{ChunkPlan, publish};
+use super::copies::Arrived;
+use super::publishers::{Published, publish};
 use super::report::Measured;
-use super::subscribers::subscribe;
-use super::{Bench, Sinking, lab};
+use super::sealed::{ChunkPlan, Sealed};
+use super::sessions::Sessions;
+use super::subscribers::{Receiving, subscribe};
+use super::{Bench, Load, Sinking, lab};
 use crate::Error;
 use crate::bench::limit::drain;
 use crate::bench::sink::{Sink, socket_drops};
-use crate::bench::{Destinations, LOOPBACK};
+use crate::bench::{Destinations, LOOPBACK, LOOPBACK_PUBLISHERS};
 use crate::contact::say;
 
 /// How long the stream runs before it is measured.
@@ -26,51 +30,70 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Everybody is connected after this time and 1 ms for each subscription, or something is wrong.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 
+/// Sealed ahead beyond the measured time: what passes before it begins and, as samples come once a second, after it.
+const SEALED_BEYOND: Duration = Duration::from_secs(5);
+
+/// At most so many subscribers on loopback have every byte checked.
+const CHECKED_MAX: u32 = 32;
+
 impl Bench {
     /// One run from an empty relay to the report.
-    pub(super) fn measure(&self, channels: usize, seconds: u32) -> Result<Measured, Error> {
-        let subscribers = self.args.subscribers;
-        let (first, lab_stride) = match self.args.sink {
-            Sinking::Loopback => (LOOPBACK, None),
-            Sinking::Lab => (lab::SUBSCRIBERS, Some(lab::stride(subscribers))),
+    pub(super) fn measure(&self, load: Load) -> Result<Measured, Error> {
+        let Load { subscribers, channels, seconds } = load;
+        let lab_stride = (self.args.sink == Sinking::Lab).then(|| lab::stride(subscribers));
+        let (io, workers) = (self.args.io, self.args.workers.count());
+        let relay = RelayProcess::start(channels, load.subscriptions(), io, workers, lab_stride)?;
+        let clock = Anchor::new(SystemTime::now(), Instant::now());
+        let sealed = Sealed::new(
+            (0..channels).map(secret).collect(),
+            ChunkPlan::new(self.args.bitrate),
+            Duration::from_secs(seconds.into()) + SEALED_BEYOND,
+            clock.time_at(Instant::now()),
+            || self.interrupt.is_set(),
+        )?;
+        let receiving = Receiving {
+            stride: lab_stride.unwrap_or(1),
+            checked_stride: lab_stride.unwrap_or(subscribers.div_ceil(CHECKED_MAX)),
         };
-        let stride = lab_stride.unwrap_or(1);
-        let relay = RelayProcess::start(channels, channels * subscribers as usize, self.args.io, lab_stride)?;
-        let mut sink = Sink::open(subscribers)?;
-        let destinations = sink.destinations(first, subscribers);
+        let mut sink = Sink::open(subscribers, Some(receiving.checked_stride))?;
+        let destinations = sink.destinations(self.addresses().0, subscribers);
         warm_buffers(&sink, &relay, &destinations);
-        let secrets: Vec<ChannelSecret> = (0..channels).map(secret).collect();
-        let keys: Vec<_> = secrets.iter().map(ChannelSecret::key).collect();
-        let plan = ChunkPlan::new(self.args.bitrate);
-        let (board, address) = (Board::default(), relay.address);
-        let run =
-            Run { bench: self, relay: &relay, board: &board, channels, stride, ports: &destinations.ports };
-        let mut measured = thread::scope(|scope| {
-            let _over = OverAtEnd(&board);
-            let publishers = scope.spawn(|| publish(secrets, address.into(), plan, &board));
-            run.wait_for("the publishers' sessions", channels, || board.publishers.load(Ordering::Acquire))?;
-            let empty = run.fresh_sample()?;
-            let all = channels * subscribers as usize;
-            let for_sink = destinations.clone();
-            let (sink, board) = (&mut sink, &board);
-            let subscribing = scope.spawn(move || subscribe(sink, for_sink, stride, keys, address, board));
-            let found = run
-                .wait_for("the subscribers' sessions", all, || board.subscriptions.load(Ordering::Acquire))
-                .and_then(|()| run.stream(seconds, &empty));
-            board.over.store(true, Ordering::Release);
-            join(publishers)?;
-            let delays = join(subscribing)?;
-            found.map(|measured| Measured { delays, ..measured })
-        })?;
-        let train = (measured.train_mean().round() as usize).clamp(1, codec::MAX_SHARDS);
-        let over = AtomicBool::new(false);
-        measured.limit_gbps = thread::scope(|scope| {
-            scope.spawn(|| drain(&mut sink, &over, &Default::default()));
-            let limit = relay.limit(train, &destinations);
-            over.store(true, Ordering::Release);
-            limit
-        })?;
-        Ok(measured)
+        let board = Board::default();
+        let run = Run {
+            bench: self,
+            relay: &relay,
+            board: &board,
+            load,
+            receiving,
+            sealed: &sealed,
+            clock,
+            subscribers: &destinations,
+        };
+        let (span, published, arrived) = run.all(&mut sink)?;
+        let (probe, uses_io_uring) = (relay.probe.clone(), relay.uses_io_uring);
+        let train = (span.train_mean().round() as usize).clamp(1, codec::MAX_SHARDS);
+        let limit_gbps = limit(relay, &mut sink, train, &destinations)?;
+        Ok(Measured {
+            load,
+            workers,
+            sink: self.args.sink,
+            receivers: receiving.counts(subscribers).0,
+            bits_per_second: self.args.bitrate.bits_per_second,
+            probe,
+            uses_io_uring,
+            span,
+            published,
+            arrived,
+            limit_gbps,
+        })
+    }
+
+    /// The first subscriber's and the first publisher's.
+    fn addresses(&self) -> (std::net::Ipv4Addr, std::net::Ipv4Addr) {
+        match self.args.sink {
+            Sinking::Loopback => (LOOPBACK, LOOPBACK_PUBLISHERS),
+            Sinking::Lab => (lab::SUBSCRIBERS, lab::PUBLISHERS),
+        }
     }
 }
 
@@ -92,6 +115,22 @@ fn warm_buffers(sink: &Sink, relay: &RelayProcess, destinations: &Destinations) 
     }
 }
 
+/// Stops the relay; returns Gbit/s of the bare kernel in its place, into the same sink.
+fn limit(
+    relay: RelayProcess,
+    sink: &mut Sink,
+    train: usize,
+    destinations: &Destinations,
+) -> Result<f64, Error> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| drain(sink, &over, &Default::default()));
+        let limit = relay.limit(train, destinations);
+        over.store(true, Ordering::Release);
+        limit
+    })
+}
+
 fn join<T>(thread: ScopedJoinHandle<'_, Result<T, Error>>) -> Result<T, Error> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -105,23 +144,77 @@ impl Drop for OverAtEnd<'_> {
     }
 }
 
-/// One run, once its threads are there.
+/// What was counted between two samples of the relay.
+pub(super) struct Span {
+    pub(super) samples: [Sample; 2],
+    pub(super) tallies: [Tally; 2],
+    /// Messages that found a subscriber's socket full.
+    pub(super) sink_drops: u64,
+    /// The relay before there was a subscriber, and once all were there.
+    pub(super) connecting: [Sample; 2],
+    pub(super) interrupted: bool,
+}
+
+impl Span {
+    pub(super) fn between(&self, count: impl Fn(&Sample) -> u64) -> u64 {
+        count(&self.samples[1]).saturating_sub(count(&self.samples[0]))
+    }
+
+    /// Datagrams per train.
+    pub(super) fn train_mean(&self) -> f64 {
+        let trains = self.between(|sample| sample.trains_sent);
+        self.between(|sample| sample.shards_sent) as f64 / trains.max(1) as f64
+    }
+}
+
+/// One run, once what it needs is there.
 struct Run<'r> {
     bench: &'r Bench,
     relay: &'r RelayProcess,
     board: &'r Board,
-    channels: usize,
-    stride: u32,
-    ports: &'r [u16],
+    load: Load,
+    receiving: Receiving,
+    sealed: &'r Sealed,
+    clock: Anchor,
+    subscribers: &'r Destinations,
 }
 
 impl Run<'_> {
-    fn wait_for(&self, what: &str, count: usize, there: impl Fn() -> usize) -> Result<(), Error> {
+    /// Connects everybody, publishes and measures.
+    fn all(&self, sink: &mut Sink) -> Result<(Span, Published, Arrived), Error> {
+        let Run { load: Load { channels, .. }, board, sealed, clock, receiving, .. } = *self;
+        let publishers_sink = Sink::open(channels as u32, None)?;
+        let publishers = publishers_sink.destinations(self.bench.addresses().1, channels as u32);
+        let relay = self.relay.address;
+        thread::scope(|scope| {
+            let _over = OverAtEnd(board);
+            let sessions = Sessions::new(Role::Publish, relay, publishers, sealed.secrets());
+            let publishing = scope.spawn(move || publish(publishers_sink, sessions, sealed, clock, board));
+            self.wait_for("the publishers", channels, || board.publishers.load(Ordering::Acquire))?;
+            let empty = self.fresh_sample()?;
+            let sessions = Sessions::new(Role::Subscribe, relay, self.subscribers.clone(), sealed.secrets());
+            let subscribing = scope.spawn(move || subscribe(sink, sessions, receiving, sealed, clock, board));
+            let all = self.load.subscriptions();
+            let span = self
+                .wait_for("the subscribers", all, || board.subscriptions.load(Ordering::Acquire))
+                .and_then(|()| self.stream(empty));
+            board.over.store(true, Ordering::Release);
+            let (published, arrived) = (join(publishing)?, join(subscribing)?);
+            let span = span?;
+            if published.ran_out && !span.interrupted {
+                let what = "the relay did not say often enough what it had counted".to_owned();
+                return Err(Error::BenchStuck { what, seconds: sealed.due(sealed.places()).as_secs() });
+            }
+            Ok((span, published, arrived))
+        })
+    }
+
+    fn wait_for(&self, whom: &str, count: usize, there: impl Fn() -> usize) -> Result<(), Error> {
         let limit = CONNECT_MAX + Duration::from_millis(count as u64);
         let give_up_at = Instant::now() + limit;
         while there() < count && !self.bench.interrupt.is_set() {
             if Instant::now() > give_up_at {
-                let what = format!("{} of {count} of {what} were granted", there());
+                let what = format!("{} of {count} of {whom}' sessions were granted", there());
                 return Err(Error::BenchStuck { what, seconds: limit.as_secs() });
             }
             thread::sleep(Duration::from_millis(5));
@@ -137,17 +230,18 @@ impl Run<'_> {
     }
 
     /// Publishes, and measures from one sample of the relay to another.
-    fn stream(&self, seconds: u32, empty: &Sample) -> Result<Measured, Error> {
+    fn stream(&self, empty: Sample) -> Result<Span, Error> {
         let full = self.fresh_sample()?;
         self.board.go.store(true, Ordering::Release);
         thread::sleep(WARM_UP);
         self.relay.skip_samples()?;
         let first = self.relay.sample()?;
-        let before = (self.board.tally(), socket_drops(self.ports));
+        let ports = self.subscribers.all_ports();
+        let (tally, drops) = (self.board.tally(), socket_drops(&ports));
         self.board.from_us.store(first.at_us, Ordering::Release);
         let mut last = first.clone();
         // Samples come a little more than a second apart.
-        let enough_us = u64::from(seconds) * 1_000_000 - 100_000;
+        let enough_us = u64::from(self.load.seconds) * 1_000_000 - 100_000;
         while last.at_us - first.at_us < enough_us {
             let sample = self.relay.sample()?;
             self.show(&last, &sample);
@@ -157,24 +251,15 @@ impl Run<'_> {
             }
         }
         self.board.until_us.store(last.at_us, Ordering::Release);
-        let tallies = [before.0, self.board.tally()];
+        let tallies = [tally, self.board.tally()];
         // What is on its way still reaches its socket.
         thread::sleep(Duration::from_millis(100));
-        Ok(Measured {
-            subscribers: self.bench.args.subscribers,
-            channels: self.channels,
-            sink: self.bench.args.sink,
-            receivers: self.bench.args.subscribers.div_ceil(self.stride),
-            bits_per_second: self.bench.args.bitrate.bits_per_second,
-            interrupted: self.bench.interrupt.is_set(),
-            probe: self.relay.probe.clone(),
-            uses_io_uring: self.relay.uses_io_uring,
+        Ok(Span {
             samples: [first, last],
             tallies,
-            sink_drops: [before.1, socket_drops(self.ports)],
-            rss_bytes: [empty.rss_bytes, full.rss_bytes],
-            delays: Copies::new(0).finish(0..0),
-            limit_gbps: 0.0,
+            sink_drops: socket_drops(&ports).saturating_sub(drops),
+            connecting: [empty, full],
+            interrupted: self.bench.interrupt.is_set(),
         })
     }
 
@@ -184,11 +269,13 @@ impl Run<'_> {
             return;
         }
         let seconds = (now.at_us - before.at_us) as f64 / 1e6;
+        let busy = now.workers.iter().zip(&before.workers).map(|(now, before)| now.cpu_us - before.cpu_us);
         say(&format!(
-            "{:>4} channels {:>10.2} Gbit/s {:>7.1} % of the relay's core {:>6} late trains",
-            self.channels,
+            "{:>6} subscribers x {:>3} channels {:>8.2} Gbit/s {:>6.1} % of the busiest worker's core {:>6} late trains",
+            self.load.subscribers,
+            self.load.channels,
             (now.bytes_sent - before.bytes_sent) as f64 * 8e-9 / seconds,
-            (now.cpu_us - before.cpu_us) as f64 / 1e4 / seconds,
+            busy.max().unwrap_or(0) as f64 / 1e4 / seconds,
             now.jobs_skipped - before.jobs_skipped
         ));
     }

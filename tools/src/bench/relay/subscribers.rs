@@ -1,28 +1,22 @@
-//! The subscribers: each a session with an address of its own that says `Hello` and reports, and no more. They verify,
-//! store and repair nothing, so that many of them cost little.
+//! The subscribers: light sessions, so that many of them cost little. They store and repair nothing; some of them compare
+//! every byte with what was published.
 
-use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddrV4;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use codec::wire::control::{Control, Hello, Report, Role, Sender, SessionHeader, SessionId};
-use codec::wire::{SHARD, kind_of};
-use codec::{ChannelKey, ChannelTag, Sequence, ShardView};
-use mesh::limits::REPORT_INTERVAL;
+use codec::wire::control::Control;
+use codec::{DATAGRAM_BYTES, ShardView};
 use mesh::{Anchor, Time};
 
 use super::board::Board;
-use super::copies::{Copies, Delays};
+use super::copies::{Arrived, Copies};
+use super::sealed::Sealed;
+use super::sessions::Sessions;
 use crate::Error;
 use crate::bench::sink::{Arrival, Sink};
-use crate::bench::{Destinations, thread_cpu};
-
-/// Handshakes under way at once: as many as a relay's socket takes without losing any.
-const HANDSHAKES_MAX: usize = 64;
-
-/// A `Hello` unanswered for this long is repeated.
-const HELLO_WAIT: Duration = Duration::from_millis(300);
+use crate::bench::thread_cpu;
 
 /// Open chunks are looked through this often.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -30,66 +24,64 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long after the measured time its last copies may come.
 const TAIL: Duration = Duration::from_millis(500);
 
-/// One subscription: an address and a channel.
-#[derive(Clone, Copy, Default)]
-struct Session {
-    id: Option<SessionId>,
-    cookie: [u8; 16],
-    received: u64,
-    highest: Sequence,
+/// Which of the subscribers receive shards, and who of these is checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receiving {
+    /// One in so many receives.
+    pub(super) stride: u32,
+    /// One in so many is checked; a multiple of the other one.
+    pub(super) checked_stride: u32,
 }
 
-/// All of them, numbered channel by channel.
+/// Who a subscriber is among the receivers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Receiver {
+    Counted(usize),
+    Checked(usize),
+}
+
+impl Receiving {
+    /// How many of the subscribers receive, and how many of them are checked.
+    pub(super) fn counts(self, subscribers: u32) -> (u32, u32) {
+        (subscribers.div_ceil(self.stride), subscribers.div_ceil(self.checked_stride))
+    }
+
+    /// Each kind is numbered by itself.
+    fn of(self, subscriber: u32) -> Receiver {
+        if subscriber.is_multiple_of(self.checked_stride) {
+            return Receiver::Checked((subscriber / self.checked_stride) as usize);
+        }
+        let (_, checked_before) = self.counts(subscriber);
+        Receiver::Counted((subscriber / self.stride - checked_before) as usize)
+    }
+}
+
+/// All of them.
 struct Subscribers<'b> {
-    relay: SocketAddrV4,
-    destinations: Destinations,
-    stride: usize,
-    channels: Vec<ChannelKey>,
-    by_tag: HashMap<ChannelTag, usize>,
-    sessions: Vec<Session>,
-    /// Sessions below this one have said `Hello`.
-    greeted: usize,
-    /// Those of them that wait for an answer: when to ask again, in order.
-    waiting: VecDeque<(Instant, usize)>,
-    live: usize,
-    /// The next to report, and since when reports are due.
-    reporting: u64,
-    reports_since: Option<Instant>,
+    sessions: Sessions<'b>,
+    receiving: Receiving,
+    sealed: &'b Sealed,
     clock: Anchor,
-    copies: Copies,
+    copies: Copies<'b>,
     datagrams: u64,
     payload_bytes: u64,
     board: &'b Board,
 }
 
-/// Subscribes every destination to every channel, of which one in `stride` receives shards; returns when the board says that it is over.
+/// Subscribes every destination to every channel; returns when the board says that it is over.
 pub(super) fn subscribe(
     sink: &mut Sink,
-    destinations: Destinations,
-    stride: u32,
-    channels: Vec<ChannelKey>,
-    relay: SocketAddrV4,
+    sessions: Sessions<'_>,
+    receiving: Receiving,
+    sealed: &Sealed,
+    clock: Anchor,
     board: &Board,
-) -> Result<Delays, Error> {
-    let by_tag = channels.iter().enumerate().map(|(number, key)| (key.tag(), number)).collect();
-    let mut subscribers = Subscribers {
-        relay,
-        by_tag,
-        sessions: vec![Session::default(); channels.len() * destinations.count as usize],
-        copies: Copies::new(destinations.count.div_ceil(stride) as usize),
-        destinations,
-        stride: stride as usize,
-        channels,
-        greeted: 0,
-        waiting: VecDeque::new(),
-        live: 0,
-        reporting: 0,
-        reports_since: None,
-        clock: Anchor::new(SystemTime::now(), Instant::now()),
-        datagrams: 0,
-        payload_bytes: 0,
-        board,
-    };
+) -> Result<Arrived, Error> {
+    let (receivers, checked) = receiving.counts(sessions.addresses().count);
+    let copies = Copies::new(sealed, receivers as usize, checked as usize);
+    let relay = sessions.relay();
+    let mut subscribers =
+        Subscribers { sessions, receiving, sealed, clock, copies, datagrams: 0, payload_bytes: 0, board };
     let failed = |error| Error::System("the UDP socket failed", error);
     let mut settle_at = Instant::now();
     while !subscribers.is_done() {
@@ -99,11 +91,10 @@ pub(super) fn subscribe(
         for (from, control) in answers {
             sink.send(from, relay, &control.encode());
         }
-        subscribers.greet(sink);
-        subscribers.report(sink);
+        let now = subscribers.now();
+        subscribers.sessions.go_on(sink, now);
         if settle_at <= Instant::now() {
             settle_at = Instant::now() + SETTLE_INTERVAL;
-            let now = subscribers.now();
             subscribers.copies.settle(now.0, subscribers.measured());
         }
         subscribers.publish_counts();
@@ -118,7 +109,7 @@ impl Subscribers<'_> {
     }
 
     /// The measured time; without an end as long as it is not known.
-    fn measured(&self) -> std::ops::Range<u64> {
+    fn measured(&self) -> Range<u64> {
         let known = |time: u64| if time == 0 { u64::MAX } else { time };
         let (from, until) = (&self.board.from_us, &self.board.until_us);
         known(from.load(Ordering::Acquire))..known(until.load(Ordering::Acquire))
@@ -130,118 +121,130 @@ impl Subscribers<'_> {
     }
 
     fn publish_counts(&self) {
-        self.board.subscriptions.store(self.live, Ordering::Release);
+        self.board.subscriptions.store(self.sessions.live(), Ordering::Release);
         self.board.datagrams.store(self.datagrams, Ordering::Relaxed);
         self.board.payload_bytes.store(self.payload_bytes, Ordering::Relaxed);
         self.board.sink_cpu_us.store(thread_cpu().as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// Who a session is.
-    fn address(&self, session: usize) -> SocketAddrV4 {
-        self.destinations.address((session % self.destinations.count as usize) as u32)
-    }
-
-    fn hello(&self, session: usize) -> Control {
-        Control::Hello(Hello {
-            role: Role::Subscribe,
-            key: self.channels[session / self.destinations.count as usize],
-            nonce: session as u64,
-            from: Sequence(0),
-            cookie: self.sessions[session].cookie,
-            signature: [0; codec::wire::SIGNATURE_BYTES],
-        })
-    }
-
     /// Takes in what came; returns the answer that it needs at once.
     fn handle(&mut self, arrival: &Arrival<'_>) -> Option<(SocketAddrV4, Control)> {
-        if kind_of(arrival.first) == Some(SHARD) {
-            self.handle_train(arrival);
-            return None;
+        let subscriber = self.sessions.addresses().number(arrival.to)?;
+        let receiver = self.receiving.of(subscriber);
+        if let Ok(control) = Control::parse(arrival.bytes) {
+            return self.sessions.handle(&control);
         }
-        match Control::parse(arrival.first) {
-            Ok(Control::Challenge(challenge)) => {
-                let session = usize::try_from(challenge.nonce).ok()?;
-                self.sessions.get_mut(session)?.cookie = challenge.cookie;
-                Some((self.address(session), self.hello(session)))
-            }
-            Ok(Control::Welcome(welcome)) => {
-                let session = self.sessions.get_mut(usize::try_from(welcome.nonce).ok()?)?;
-                self.live += usize::from(session.id.is_none());
-                session.id = Some(welcome.session);
-                None
-            }
-            // The relay's answers to reports; and what it refuses stays without a session, which ends the bench.
-            _ => None,
+        match receiver {
+            Receiver::Counted(receiver) => self.count_train(arrival, subscriber, receiver),
+            Receiver::Checked(receiver) => self.check_train(arrival, subscriber, receiver),
         }
+        None
     }
 
-    fn handle_train(&mut self, arrival: &Arrival<'_>) {
-        let Ok(shard) = ShardView::parse(arrival.first) else { return };
-        let header = shard.header();
-        let channel = self.by_tag.get(&header.tag).copied();
-        let subscriber = self.destinations.number(arrival.to).map(|number| number as usize);
-        let (Some(channel), Some(subscriber)) = (channel, subscriber) else { return };
+    /// Believes what the first datagram says.
+    fn count_train(&mut self, arrival: &Arrival<'_>, subscriber: u32, receiver: usize) {
+        let Ok(shard) = ShardView::parse(arrival.bytes) else { return };
+        let Some((channel, place)) = self.place_of(&shard) else { return };
         let shards = arrival.datagrams();
-        let session = &mut self.sessions[channel * self.destinations.count as usize + subscriber];
-        session.received += shards;
-        session.highest = session.highest.max(header.sequence);
-        self.datagrams += shards;
-        if self.copies.note(channel, subscriber / self.stride, &header, shards, arrival.at) {
-            self.payload_bytes += header.payload_bytes() as u64;
-        }
+        let whole = self.copies.note_train(place, receiver, shards, arrival.at);
+        self.note(&shard, subscriber, channel, shards, whole);
     }
 
-    /// Goes on with the handshakes.
-    fn greet(&mut self, sink: &Sink) {
-        let now = Instant::now();
-        for _ in 0..self.waiting.len() {
-            let Some((again_at, session)) = self.waiting.pop_front() else { break };
-            if self.sessions[session].id.is_some() {
+    /// Looks at every byte of every datagram.
+    fn check_train(&mut self, arrival: &Arrival<'_>, subscriber: u32, receiver: usize) {
+        for datagram in arrival.bytes.chunks(DATAGRAM_BYTES) {
+            let shard = ShardView::parse(datagram).ok();
+            let found = shard.and_then(|shard| {
+                let (channel, place) = self.place_of(&shard)?;
+                self.sealed.is_of(place, &shard).then_some((shard, channel, place))
+            });
+            let Some((shard, channel, place)) = found else {
+                self.copies.note_wrong();
                 continue;
-            }
-            if again_at <= now {
-                self.say_hello(sink, session);
-            } else {
-                self.waiting.push_back((again_at, session));
-            }
-        }
-        while self.greeted < self.sessions.len() && self.waiting.len() < HANDSHAKES_MAX {
-            self.say_hello(sink, self.greeted);
-            self.greeted += 1;
-        }
-    }
-
-    fn say_hello(&mut self, sink: &Sink, session: usize) {
-        sink.send(self.address(session), self.relay, &self.hello(session).encode());
-        self.waiting.push_back((Instant::now() + HELLO_WAIT, session));
-    }
-
-    /// Sends the reports that are due: each session's once a second, evenly spread.
-    fn report(&mut self, sink: &Sink) {
-        let since = *self.reports_since.get_or_insert_with(Instant::now);
-        let rounds = since.elapsed().as_secs_f64() / REPORT_INTERVAL.as_secs_f64();
-        let due = (rounds * self.sessions.len() as f64) as u64;
-        // After a pause, those that were missed are: a lease holds for ten of them.
-        self.reporting = self.reporting.max(due.saturating_sub(self.sessions.len() as u64));
-        while self.reporting < due {
-            let number = self.reporting as usize % self.sessions.len();
-            self.reporting += 1;
-            let Session { id: Some(id), received, highest, .. } = self.sessions[number] else { continue };
-            let tag = self.channels[number / self.destinations.count as usize].tag();
-            let report = Report {
-                header: SessionHeader { sender: Sender::Subscriber, tag, session: id },
-                stamp_us: self.now().0,
-                echo_us: 0,
-                held_us: 0,
-                spread_us: 0,
-                highest,
-                settled: highest,
-                received,
-                lost: 0,
-                recovered: 0,
-                repaired: 0,
             };
-            sink.send(self.address(number), self.relay, &Control::Report(report).encode());
+            let whole = self.copies.note_shard(place, receiver, shard.index(), arrival.at);
+            self.note(&shard, subscriber, channel, 1, whole);
+        }
+    }
+
+    fn place_of(&self, shard: &ShardView<'_>) -> Option<(usize, usize)> {
+        let channel = self.sealed.channel_with(shard.tag())?;
+        Some((channel, self.sealed.place_of(channel, shard.header().sequence)?))
+    }
+
+    fn note(&mut self, shard: &ShardView<'_>, subscriber: u32, channel: usize, shards: u64, whole: bool) {
+        let session = self.sessions.of_subscriber(subscriber as usize, channel);
+        session.received += shards;
+        session.highest = session.highest.max(shard.header().sequence);
+        self.datagrams += shards;
+        if whole {
+            self.payload_bytes += shard.header().payload_bytes() as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use codec::wire::control::Role;
+
+    use super::super::sealed::tests::sealed;
+    use super::*;
+    use crate::bench::Destinations;
+
+    #[test]
+    fn one_flipped_byte_in_a_train_is_one_wrong_datagram() {
+        let (sealed, board) = (sealed(2), Board::default());
+        let to = Ipv4Addr::new(127, 1, 0, 0);
+        let addresses = Destinations { first: to, count: 1, ports: vec![1], sample: None };
+        let relay = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
+        let clock = Anchor::new(std::time::UNIX_EPOCH, Instant::now());
+        let mut subscribers = Subscribers {
+            sessions: Sessions::new(Role::Subscribe, relay, addresses, sealed.secrets()),
+            receiving: Receiving { stride: 1, checked_stride: 1 },
+            sealed: &sealed,
+            clock,
+            copies: Copies::new(&sealed, 1, 1),
+            datagrams: 0,
+            payload_bytes: 0,
+            board: &board,
+        };
+        let (mut train, shards) = (Vec::new(), sealed.layout().data_shards() as u64);
+        for place in [0, 1] {
+            sealed.note_sent(place, Time(1_000));
+            sealed.write(place, sealed.layout().data_set(), &mut train);
+            if place == 1 {
+                *train.last_mut().unwrap() ^= 1;
+            }
+            let arrival = Arrival { bytes: &train, length: train.len(), to, at: Time(1_100) };
+            assert!(subscribers.handle(&arrival).is_none());
+        }
+        let checked = subscribers.copies.finish(0..2_000).checked;
+        assert_eq!((checked.datagrams, checked.wrong), (2 * shards, 1));
+        assert_eq!((checked.missing, checked.incomplete), (1, 1), "what is wrong is not there");
+        assert_eq!(subscribers.datagrams, 2 * shards - 1);
+    }
+
+    #[test]
+    fn receivers_of_each_kind_are_numbered_without_gaps() {
+        for (stride, checked_stride, subscribers) in [(1, 1, 7), (1, 3, 10), (4, 4, 64), (2, 6, 31)] {
+            let receiving = Receiving { stride, checked_stride };
+            let (mut counted, mut checked) = (0, 0);
+            for subscriber in (0..subscribers).step_by(stride as usize) {
+                match receiving.of(subscriber) {
+                    Receiver::Counted(number) => {
+                        assert_eq!(number, counted, "{subscriber} of {receiving:?}");
+                        counted += 1;
+                    }
+                    Receiver::Checked(number) => {
+                        assert_eq!(number, checked, "{subscriber} of {receiving:?}");
+                        checked += 1;
+                    }
+                }
+            }
+            let (receivers, all_checked) = receiving.counts(subscribers);
+            assert_eq!((counted + checked, checked), (receivers as usize, all_checked as usize));
         }
     }
 }
