@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+mod chart;
 pub mod codec;
 pub mod limit;
 pub mod relay;

@@ -69,6 +69,15 @@ pub enum Error {
         /// For how long it was waited for.
         seconds: u64,
     },
+    /// A chart cannot be written.
+    #[cfg(target_os = "linux")]
+    #[error("cannot write the chart {path}: {error}")]
+    Chart {
+        /// The file.
+        path: String,
+        /// What the system said.
+        error: io::Error,
+    },
     /// Subscribers of a bench got something else than what was published.
     #[cfg(target_os = "linux")]
     #[error("{wrong} of {checked} checked datagrams were not what was published")]

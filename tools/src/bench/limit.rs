@@ -1,6 +1,7 @@
 //! `superpeer bench limit`: the bare kernel.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use relay::plane::{Io, Plane};
 use relay::uring::SlotMemory;
 use serde_json::{Value, json};
 
+use super::chart::{ChartFile, Line, Panel};
 use super::sink::{Sink, socket_drops};
 use super::{DESTINATIONS_MAX, Destinations, LOOPBACK, rounded, thread_cpu, wire_bytes};
 use crate::Error;
@@ -23,7 +25,7 @@ use crate::interrupt::Interrupt;
 /// by sendmmsg, into the same sink. Rates are per second of the sending thread's processor time; on loopback, that
 /// includes the kernel's work on the receiving side.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  superpeer bench limit --destinations 1000 --seconds 1 --json")]
+#[command(after_help = "Example:\n  superpeer bench limit --destinations 1000 --seconds 1 --svg limit.svg")]
 pub struct Args {
     /// How many addresses to send to in turn (1 to 65536)
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(DESTINATIONS_MAX)))]
@@ -31,6 +33,9 @@ pub struct Args {
     /// How long to measure each of the ten lines, in seconds (0.01 to 60)
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     pub seconds: f64,
+    /// Draw Gbit/s over the length of trains into an SVG file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
@@ -52,6 +57,7 @@ const SLOTS: usize = 64;
 /// # Errors
 /// When the system gives no socket, ring or thread.
 pub fn run(args: Args) -> Result<(), Error> {
+    let chart = args.svg.as_deref().map(ChartFile::open).transpose()?;
     let interrupt = Interrupt::listen_quietly()?;
     let mut sink = Sink::open(args.destinations, None)?;
     let destinations = sink.destinations(LOOPBACK, args.destinations);
@@ -62,6 +68,9 @@ pub fn run(args: Args) -> Result<(), Error> {
         over.store(true, Ordering::Release);
         rows
     })?;
+    if let Some(chart) = chart {
+        chart.write(&[panel(&args, &rows)])?;
+    }
     let drops = socket_drops(&destinations.all_ports());
     if args.json {
         let rows: Vec<Value> = rows.iter().map(|(io, pace)| pace.json(io)).collect();
@@ -93,6 +102,19 @@ fn measure(
     }
     rows.sort_by_key(|(io, pace)| (*io, pace.train));
     Ok(rows)
+}
+
+fn panel(args: &Args, rows: &[(&'static str, Pace)]) -> Panel {
+    let line = |name: &'static str| {
+        let own = rows.iter().filter(|(io, _)| *io == name);
+        Line { name, points: own.map(|(_, pace)| (pace.train as f64, pace.gbps())).collect() }
+    };
+    Panel {
+        title: format!("The bare kernel on loopback: one core to {} destinations", args.destinations),
+        across: "datagrams of 1232 bytes per train",
+        up: "Gbit/s on the wire per core",
+        lines: vec![line("io_uring"), line("sendmmsg")],
+    }
 }
 
 pub(super) fn drain(sink: &mut Sink, over: &AtomicBool, received: &AtomicU64) {

@@ -1,11 +1,13 @@
 //! `superpeer bench relay`: a relay under load, on loopback or in a lab.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use relay::plane::Io;
 
 use self::report::Measured;
 use super::DESTINATIONS_MAX;
+use super::chart::ChartFile;
 use crate::Error;
 use crate::demo::Bitrate;
 use crate::interrupt::Interrupt;
@@ -20,6 +22,7 @@ mod run;
 mod sealed;
 mod sessions;
 mod subscribers;
+mod sweep;
 
 /// Measure a relay: what one core carries, and how late
 ///
@@ -36,6 +39,7 @@ mod subscribers;
 Examples:
   superpeer bench relay --subscribers 1000 --channels 1 --bitrate 4M
   superpeer bench relay --channels auto --seconds 10 --json
+  superpeer bench relay --subscribers 1000 --svg relay.svg
   sudo superpeer bench relay --subscribers 10000 --sink lab")]
 pub struct Args {
     /// How many addresses subscribe to each channel (1 to 65536)
@@ -62,6 +66,9 @@ pub struct Args {
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
+    /// Draw throughput and delay over the number of subscribers into an SVG file: adds short runs with powers of two
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// This process has a network namespace of its own already
     #[arg(long, hide = true)]
     in_namespace: bool,
@@ -175,6 +182,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             )));
         }
     }
+    let chart = args.svg.as_deref().map(ChartFile::open).transpose()?;
     if args.sink == Sinking::Lab && !args.in_namespace {
         return Err(lab::enter("--in-namespace"));
     }
@@ -183,8 +191,17 @@ pub fn run(args: Args) -> Result<(), Error> {
         Channels::Fixed(channels) => bench.measure_channels(channels, bench.args.seconds)?,
         Channels::Auto => bench.search()?,
     };
+    let mut points = Vec::new();
+    if let Some(chart) = chart {
+        points = bench.sweep(&measured)?;
+        chart.write(&sweep::panels(&points, &measured))?;
+    }
     if bench.args.json {
-        crate::error::print(&measured.json().to_string())?;
+        let mut found = measured.json();
+        if !points.is_empty() {
+            found["sweep"] = points.iter().map(sweep::Point::json).collect();
+        }
+        crate::error::print(&found.to_string())?;
     } else {
         measured.table().iter().try_for_each(|line| crate::error::print(line))?;
     }

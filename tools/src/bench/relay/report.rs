@@ -151,6 +151,10 @@ impl Measured {
         wire_bytes(self.between(|sample| sample.bytes_sent), datagrams) as f64 * 8.0 / 1e9
     }
 
+    pub(super) fn wire_gbps(&self) -> f64 {
+        self.wire_gbit() / self.seconds()
+    }
+
     fn drops(&self) -> Drops {
         Drops {
             jobs_skipped: self.between(|sample| sample.jobs_skipped),
@@ -220,7 +224,7 @@ impl Measured {
             "receivers": self.receivers,
             "kernel": self.probe,
             "goodput_gbps": rounded(self.scaled(self.tallied(|tally| tally.payload_bytes)) * 8e-9 / self.seconds()),
-            "wire_gbps": rounded(gbit / self.seconds()),
+            "wire_gbps": rounded(self.wire_gbps()),
             "datagrams_per_s": (self.scaled(self.tallied(|tally| tally.datagrams)) / self.seconds()).round(),
             "relay_cpu_s": rounded(cpu),
             "relay_core_share": rounded(self.relay_share()),
