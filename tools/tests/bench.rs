@@ -51,6 +51,34 @@ fn limit_prints_a_table() {
 }
 
 #[test]
+fn charts_are_drawn_and_a_file_that_cannot_be_written_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (limit, relay) = (path("limit.svg"), path("relay.svg"));
+    succeed(&["limit", "--destinations", "1", "--seconds", "0.01", "--svg", &limit]);
+    let found = json(&["relay", "--subscribers", "2", "--seconds", "1", "--json", "--svg", &relay]);
+    let points = found["sweep"].as_array().unwrap();
+    assert_eq!(
+        points.iter().map(|point| point["subscribers"].as_u64()).collect::<Vec<_>>(),
+        [Some(1), Some(2)]
+    );
+    for (file, unit) in [(&limit, "Gbit/s on the wire per core"), (&relay, "\nms\n")] {
+        let chart = std::fs::read_to_string(file).unwrap();
+        assert!(chart.starts_with("<svg") && chart.contains(unit), "{chart}");
+    }
+    let nowhere = path("no/such/folder.svg");
+    for bench in ["limit", "relay"] {
+        // With the longest time there is: it does not begin.
+        let longest = if bench == "limit" { "60" } else { "600" };
+        let mut command = cargo_bin_cmd!("superpeer");
+        let refused =
+            command.args(["bench", bench, "--seconds", longest, "--svg", &nowhere]).assert().code(1);
+        let said = String::from_utf8(refused.get_output().stderr.clone()).unwrap();
+        assert!(said.contains(&nowhere), "{said}");
+    }
+}
+
+#[test]
 fn codec_measures_both_sizes_of_chunk() {
     let found = json(&["codec", "--json"]);
     let rows = found["chunks"].as_array().unwrap();

@@ -114,7 +114,7 @@ fn draw_panel<'t>(panel: &Panel, area: &DrawingArea<SVGBackend<'t>, Shift>) -> D
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .label_font(("sans-serif", 14))
@@ -138,7 +138,7 @@ struct LogAxis {
 }
 
 impl LogAxis {
-    /// That shows all of these and a little more on either side.
+    /// That shows all of these and a little more on either side: below, there is room for the names of the lines.
     fn over(values: impl Iterator<Item = f64>) -> LogAxis {
         let shown = values.filter(|value| *value > 0.0);
         let (least, most) =
@@ -146,7 +146,7 @@ impl LogAxis {
         if least > most {
             LogAxis { least: 1.0, most: 10.0 }
         } else {
-            LogAxis { least: least / 1.3, most: most * 1.6 }
+            LogAxis { least: least / 2.0, most: most * 1.3 }
         }
     }
 }

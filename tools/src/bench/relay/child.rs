@@ -69,6 +69,9 @@ pub(super) struct Sample {
     /// Messages that the kernel dropped at the relay's socket.
     pub(super) socket_drops: u64,
     pub(super) rss_bytes: u64,
+    /// Bytes that are allocated, slot memory apart. Resident memory would not do to tell what a subscriber costs: the
+    /// allocator's memory becomes real in huge pages of 2 MiB.
+    pub(super) heap_bytes: u64,
     pub(super) window_bytes: usize,
 }
 
@@ -157,6 +160,7 @@ fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
         no_buffers: snapshot.plane.no_buffers,
         socket_drops: socket_drops(&[port]),
         rss_bytes: rss_bytes(),
+        heap_bytes: crate::ALLOCATOR.allocated() as u64,
         window_bytes: snapshot.window_bytes,
     }
 }

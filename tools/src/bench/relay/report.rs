@@ -210,8 +210,8 @@ impl Measured {
         let (drops, gbit, cpu) = (self.drops(), self.wire_gbit(), self.relay_cpu_s());
         let checked = &self.arrived.checked;
         let shares = self.worker_shares();
-        let [empty, full] = &self.span.connecting;
-        let state_bytes = full.rss_bytes.saturating_sub(empty.rss_bytes);
+        let [empty, full] = self.span.heap_bytes;
+        let state_bytes = full.saturating_sub(empty);
         json!({
             "subscribers": self.load.subscribers,
             "channels": self.load.channels,

@@ -57,7 +57,6 @@ impl Bench {
         };
         let mut sink = Sink::open(subscribers, Some(receiving.checked_stride))?;
         let destinations = sink.destinations(self.addresses().0, subscribers);
-        warm_buffers(&sink, &relay, &destinations);
         let board = Board::default();
         let run = Run {
             bench: self,
@@ -104,17 +103,6 @@ fn secret(number: usize) -> ChannelSecret {
     ChannelSecret::from_seed(&seed)
 }
 
-/// The relay's receive buffers become real memory one by one as they are used: before it is asked how much memory a
-/// subscriber takes, each is used once, by a datagram that the relay drops.
-fn warm_buffers(sink: &Sink, relay: &RelayProcess, destinations: &Destinations) {
-    for number in 0..1_024 {
-        sink.send(destinations.address(number % destinations.count), relay.address, &[0]);
-        if number % 64 == 0 {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
 /// Stops the relay; returns Gbit/s of the bare kernel in its place, into the same sink.
 fn limit(
     relay: RelayProcess,
@@ -150,8 +138,8 @@ pub(super) struct Span {
     pub(super) tallies: [Tally; 2],
     /// Messages that found a subscriber's socket full.
     pub(super) sink_drops: u64,
-    /// The relay before there was a subscriber, and once all were there.
-    pub(super) connecting: [Sample; 2],
+    /// What the relay had allocated before there was a subscriber, and once all were there, bytes.
+    pub(super) heap_bytes: [u64; 2],
     pub(super) interrupted: bool,
 }
 
@@ -197,7 +185,7 @@ impl Run<'_> {
             let all = self.load.subscriptions();
             let span = self
                 .wait_for("the subscribers", all, || board.subscriptions.load(Ordering::Acquire))
-                .and_then(|()| self.stream(empty));
+                .and_then(|()| self.stream(&empty));
             board.over.store(true, Ordering::Release);
             let (published, arrived) = (join(publishing)?, join(subscribing)?);
             let span = span?;
@@ -230,7 +218,7 @@ impl Run<'_> {
     }
 
     /// Publishes, and measures from one sample of the relay to another.
-    fn stream(&self, empty: Sample) -> Result<Span, Error> {
+    fn stream(&self, empty: &Sample) -> Result<Span, Error> {
         let full = self.fresh_sample()?;
         self.board.go.store(true, Ordering::Release);
         thread::sleep(WARM_UP);
@@ -258,7 +246,7 @@ impl Run<'_> {
             samples: [first, last],
             tallies,
             sink_drops: socket_drops(&ports).saturating_sub(drops),
-            connecting: [empty, full],
+            heap_bytes: [empty.heap_bytes, full.heap_bytes],
             interrupted: self.bench.interrupt.is_set(),
         })
     }
