@@ -91,7 +91,7 @@ fn codec_measures_both_sizes_of_chunk() {
 
 #[test]
 fn relay_reports_everything_and_loses_nothing_of_a_small_load() {
-    let arguments = ["relay", "--subscribers", "20", "--channels", "1", "--seconds", "1", "--json"];
+    let arguments = ["relay", "--subscribers", "20", "--workers", "1", "--seconds", "1", "--json"];
     let found = json(&arguments);
     assert_eq!((&found["subscribers"], &found["channels"]), (&20.into(), &1.into()));
     assert_eq!((&found["workers"], &found["io"]), (&1.into(), &"io_uring".into()));

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use codec::DATAGRAM_BYTES;
 use codec::wire::control::{Control, Repair};
 use hdrhistogram::Histogram;
 use mesh::Anchor;
+use mesh::limits::{REPAIR_CREDIT_MAX, REPAIR_CREDIT_START};
 
 use super::board::Board;
 use super::sealed::Sealed;
@@ -45,6 +45,8 @@ struct Publishers<'p> {
     clock: Anchor,
     board: &'p Board,
     train: Vec<u8>,
+    /// By channel: shards that the relay may ask for again.
+    credits: Vec<u32>,
     attend_at: Instant,
     published: Published,
 }
@@ -65,6 +67,7 @@ pub(super) fn publish(
         clock,
         board,
         train: Vec::new(),
+        credits: vec![REPAIR_CREDIT_START; sealed.channels()],
         attend_at: Instant::now(),
         published: Published { late_us: delay_histogram(), unsent: 0, repaired: 0, ran_out: false },
     };
@@ -105,6 +108,9 @@ impl Publishers<'_> {
         let sent = self.sink.send(self.sessions.address(channel), self.relay, &self.train);
         self.published.unsent += u64::from(!sent);
         self.sessions.of_publisher(channel).highest = self.sealed.sequence_of(place);
+        // As a mesh node does: half of what it sends, saved up to a bound.
+        let earned = self.sealed.layout().data_shards().div_ceil(2) as u32;
+        self.credits[channel] = REPAIR_CREDIT_MAX.min(self.credits[channel] + earned);
     }
 
     /// Sees to handshakes, reports and what the relay asks for again, if it is time.
@@ -136,11 +142,14 @@ impl Publishers<'_> {
         for wanted in &repair.wanted {
             let place = self.sealed.place_of(channel, wanted.sequence);
             let Some(place) = place.filter(|place| self.sealed.sent_at(*place).is_some()) else { continue };
-            self.sealed.write(place, wanted.shards, &mut self.train);
-            if self.train.is_empty() {
+            let shards = wanted.shards.intersection(self.sealed.layout().data_set());
+            let shards = shards.lowest(self.credits[channel] as usize);
+            if shards.is_empty() {
                 continue;
             }
-            self.published.repaired += (self.train.len() / DATAGRAM_BYTES) as u64;
+            self.credits[channel] -= shards.len() as u32;
+            self.published.repaired += shards.len() as u64;
+            self.sealed.write(place, shards, &mut self.train);
             self.sink.send(self.sessions.address(channel), self.relay, &self.train);
         }
     }
