@@ -121,7 +121,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
     config.limits.subscribers = args.sessions;
     // Every subscriber's address subscribes to every channel.
     config.limits.sessions_per_address = args.channels + 1;
-    set_workers(&mut config, args.workers)?;
+    config.workers = relay::Workers::Fixed(args.workers);
     let relay = relay::Relay::start(&config)?;
     let port = relay.local_addr().port();
     let uses_io_uring = relay.uses_io_uring();
@@ -167,14 +167,6 @@ fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
 
 /// How often the relay is asked for a new snapshot: the workers' times are read that much later than its counts at most.
 const SNAPSHOT_LOOK: Duration = Duration::from_millis(5);
-
-/// Tells the relay how many workers to have.
-fn set_workers(_config: &mut relay::Config, workers: usize) -> Result<(), Error> {
-    match workers {
-        1 => Ok(()),
-        _ => Err(Error::BenchRelay(format!("--workers {workers}: this relay has one worker only"))),
-    }
-}
 
 /// The first two fields of each worker's `schedstat`, in ns (Linux, Documentation/scheduler/sched-stats.rst).
 fn worker_times() -> Vec<WorkerTimes> {
