@@ -129,6 +129,7 @@ fn relay_reports_everything_and_loses_nothing_of_a_small_load() {
         found["chunks"].as_u64().unwrap() > 0 && found["goodput_gbps"].as_f64().unwrap() > 0.0,
         "{found}"
     );
+    assert!(found["relay_process_cpu_s"].as_f64().unwrap() > 0.0, "{found}");
     assert!(found["verdict"].is_string(), "{found}");
 }
 

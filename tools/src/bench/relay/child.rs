@@ -11,6 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 
 use super::lab;
@@ -56,6 +58,8 @@ pub(super) struct Sample {
     pub(super) at_us: u64,
     /// One for each worker, in their order.
     pub(super) workers: Vec<WorkerTimes>,
+    /// Processor time of the whole process.
+    pub(super) process_cpu_us: u64,
     pub(super) trains_sent: u64,
     pub(super) shards_sent: u64,
     pub(super) bytes_sent: u64,
@@ -148,6 +152,7 @@ fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
     Sample {
         at_us: snapshot.at.0,
         workers: worker_times(),
+        process_cpu_us: process_cpu_us(),
         trains_sent: snapshot.node.trains_sent,
         shards_sent: snapshot.node.shards_sent,
         bytes_sent: snapshot.plane.bytes_sent,
@@ -181,6 +186,14 @@ fn worker_times() -> Vec<WorkerTimes> {
     let mut times: Vec<(usize, WorkerTimes)> = times.collect();
     times.sort_by_key(|(number, _)| *number);
     times.into_iter().map(|(_, times)| times).collect()
+}
+
+/// User and system time of all threads, those of the kernel's that work for a ring too: what `/proc/PID/stat` says of any
+/// program, and so what other relays can be compared with.
+fn process_cpu_us() -> u64 {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return 0 };
+    let micros = |time: TimeVal| time.num_microseconds().unsigned_abs();
+    micros(usage.user_time()) + micros(usage.system_time())
 }
 
 /// `VmRSS` of proc_pid_status(5), which is in kB.

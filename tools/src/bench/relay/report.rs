@@ -227,6 +227,7 @@ impl Measured {
             "wire_gbps": rounded(self.wire_gbps()),
             "datagrams_per_s": (self.scaled(self.tallied(|tally| tally.datagrams)) / self.seconds()).round(),
             "relay_cpu_s": rounded(cpu),
+            "relay_process_cpu_s": rounded(self.between(|sample| sample.process_cpu_us) as f64 / 1e6),
             "relay_core_share": rounded(self.relay_share()),
             "relay_waited_share": rounded(self.waited_share()),
             "worker_core_shares": shares.iter().map(|[cpu, _]| rounded(*cpu)).collect::<Vec<_>>(),
