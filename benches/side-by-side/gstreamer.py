@@ -1,5 +1,5 @@
-"""GStreamer's multiudpsink, fed through udpsrc, in the lab of `superpeer bench relay --sink lab`: two network namespaces
-and a veth pair; what is for most clients is dropped at the relay's device, a sample is received.
+"""GStreamer's multiudpsink, fed through udpsrc, in the lab of `superpeer bench relay --sink lab`: two network
+namespaces and a veth pair; what is for most clients is dropped at the relay's device, a sample is received.
 
 Run as a program it is one measurement, and has to be in a network namespace of its own already.
 """
@@ -117,7 +117,8 @@ def set_up_lab(pid, share):
 
 def counters(pid):
     """Datagrams dropped at the relay's device, and passed."""
-    command = ["nsenter", "--target", str(pid), "--net", "--", "nft", "--json", "list", "chain", "netdev", "lab", "egress"]
+    listing = ["nft", "--json", "list", "chain", "netdev", "lab", "egress"]
+    command = ["nsenter", "--target", str(pid), "--net", "--", *listing]
     entries = json.loads(output(command, seconds_max=5))["nftables"]
     rules = [entry["rule"]["expr"] for entry in entries if "rule" in entry]
     counts = [part["counter"]["packets"] for rule in rules for part in rule if "counter" in part]

@@ -66,7 +66,7 @@ def wait_until(there, what, child, seconds_max=15):
 
 
 def listens(pid, port):
-    """Whether a UDP socket in the network namespace of a process is bound to the port (proc_net_udp of proc_pid_net(5))."""
+    """Whether a UDP socket in the network namespace of a process is bound to the port (proc_pid_net(5))."""
     table = Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]
     return any(line.split()[1].endswith(f":{port:04X}") for line in table)
 

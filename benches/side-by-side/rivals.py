@@ -1,6 +1,5 @@
 """What is compared: is it there, how it gets there, and which version it is. Nothing is installed unless asked for."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -49,9 +48,8 @@ class Rivals:
 
 
 def find():
-    """The folders of this workspace; the rivals' is beside our own build, which git ignores."""
-    metadata = said("cargo", "metadata", "--no-deps", "--format-version=1", "--manifest-path", ROOT / "Cargo.toml")
-    target = Path(json.loads(metadata)["target_directory"])
+    """The folders of this workspace; the rivals' is within that of our own build, which git ignores."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
     return Rivals(target / "release" / "superpeer", target / "side-by-side")
 
 

@@ -8,7 +8,8 @@ from process import output
 def measure(binary, io, sink, job, channels=1):
     """One run; `io` is uring or mmsg, `sink` lab or loopback. Every subscriber has every channel."""
     command = [str(binary), "bench", "relay", "--json", "--io", io, "--sink", sink]
-    command += ["--channels", str(channels), "--subscribers", str(job.subscribers), "--bitrate", str(job.bitrate), "--seconds", str(job.seconds)]
+    command += ["--channels", str(channels), "--subscribers", str(job.subscribers)]
+    command += ["--bitrate", str(job.bitrate), "--seconds", str(job.seconds)]
     found = json.loads(output(command, seconds_max=job.seconds + 60))
     seconds, delay = found["seconds"], found["delay_us"]
     return {

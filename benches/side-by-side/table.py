@@ -30,10 +30,10 @@ def middle(rounds, figure):
 
 
 COLUMNS = [
-    ("carried", "carried", lambda value: f"{value * 100:.0f} %"),
+    ("carried", "carried", lambda value: f"{value:.0%}"),
     ("gbps", "Gbit/s", lambda value: f"{value:.2f}"),
-    ("core", "of a core", lambda value: f"{value * 100:.1f} %"),
-    ("waited", "waited", lambda value: f"{value * 100:.1f} %"),
+    ("core", "of a core", lambda value: f"{value:.1%}"),
+    ("waited", "waited", lambda value: f"{value:.1%}"),
     (GBIT, "Gbit / CPU s", lambda value: f"{value:.2f}"),
     (DATAGRAMS, "datagrams / CPU s", lambda value: f"{value:,.0f}"),
     ("delay_p50_ms", "p50 ms", lambda value: f"{value:.1f}"),
@@ -72,6 +72,17 @@ def ratio_lines(found):
         numbers = (ratio["ratio"], min(ratio["rounds"]), max(ratio["rounds"]))
         rows.append([ratio["ours"], ratio["rival"], unit, *(f"{number:.1f}" for number in numbers)])
     return aligned(rows)
+
+
+CARRIED_MIN = 0.95
+
+
+def warnings(found):
+    """Lines about who did not do the job: an overloaded program also spends time on what it then gives up."""
+    for program, rounds in found.items():
+        carried, waited = middle(rounds, "carried"), middle(rounds, "waited")
+        if carried is not None and carried < CARRIED_MIN:
+            yield f"{program} did not carry the job: {carried:.0%} of it; it waited {waited:.0%} of the time for a core."
 
 
 def aligned(rows):
