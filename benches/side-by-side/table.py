@@ -82,7 +82,7 @@ def warnings(found):
     for program, rounds in found.items():
         carried, waited = middle(rounds, "carried"), middle(rounds, "waited")
         if carried is not None and carried < CARRIED_MIN:
-            yield f"{program} did not carry the job: {carried:.0%} of it; it waited {waited:.0%} of the time for a core."
+            yield f"{program} carried only {carried:.0%} of the job; it waited {waited:.0%} of the time for a core."
 
 
 def aligned(rows):
