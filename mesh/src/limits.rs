@@ -172,6 +172,10 @@ pub const CONTROL_QUEUE_MAX: usize = 4_096;
 /// Answers to repair requests waiting to be sent; one channel's are at most as many as there are free places.
 pub const ANSWER_QUEUE_MAX: usize = 4_096;
 
+/// Chunks of which another node of the process had no room to be told: 20 ms of 500 channels in pieces. Older ones it has
+/// missed.
+pub(crate) const SHARES_WAITING_MAX: usize = 1_024;
+
 /// Trains waiting to be fanned out; one channel's are at most as many as there are free places. 500 channels, each with
 /// a chunk in four pieces.
 pub const JOB_QUEUE_MAX: usize = 2_048;

@@ -133,7 +133,7 @@ pub struct Counters {
     pub control_sent: u64,
     /// Chunks that other nodes of the process lent.
     pub chunks_lent: u64,
-    /// Times that another node was not told of shards, for it was behind. It is told with the next ones.
+    /// Times that another node had no room for news: it was behind. Of the newest chunks it is told again.
     pub shares_refused: u64,
     /// Trains not fanned out to everybody because they were late or their chunk had left the window.
     pub jobs_skipped: u64,

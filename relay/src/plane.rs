@@ -44,7 +44,7 @@ pub use error::OpenError;
 pub use probe::Probe;
 pub use waker::Waker;
 
-use crate::uring::SlotRegion;
+use crate::uring::{SlotRegion, Steering};
 use crate::{mmsg, uring};
 
 /// The system calls that are to move datagrams.
@@ -94,13 +94,13 @@ impl Plane {
         }
     }
 
-    /// Has the kernel hand each peer's datagrams to one of `workers` planes of the same port, which one by the peer's
+    /// Has the kernel hand each peer's datagrams to one of several planes of the same port, which one by the peer's
     /// address (IPv4, or IPv6 /64). To be called on the first of them, before the others are opened.
     ///
     /// # Errors
     /// When the kernel refuses the filter.
-    pub(crate) fn steer(&self, workers: u32) -> Result<(), OpenError> {
-        let steered = self.common().socket.steer(workers);
+    pub(crate) fn steer(&self, steering: Steering) -> Result<(), OpenError> {
+        let steered = self.common().socket.steer(steering);
         steered.map_err(|source| OpenError::Option { option: "SO_ATTACH_REUSEPORT_CBPF", source })
     }
 

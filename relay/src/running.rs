@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::plane::{Io, OpenError, Plane, Waker};
 use crate::snapshot::Snapshot;
-use crate::uring::SlotMemory;
+use crate::uring::{SlotMemory, Steering};
 use crate::worker::{Colleagues, Shared, Worker};
 
 /// Why a relay does not start.
@@ -75,7 +75,13 @@ impl Relay {
             // The first may be told any port, and finds out whether there is io_uring; the others do as it does.
             let (listen, io) = started.first().map_or((config.listen, config.io), Started::ways);
             let plan = Plan { number, count, listen, io, memory, siblings: siblings.clone() };
-            started.push(Started::new(plan, config)?);
+            match Started::new(plan, config) {
+                Ok(worker) => started.push(worker),
+                Err(error) => {
+                    started.into_iter().for_each(Started::end);
+                    return Err(error);
+                }
+            }
         }
         let inboxes: Arc<[Inbox]> = started.iter().map(|worker| Inbox::new(worker.waker.clone())).collect();
         let Started { listen, ref probe, uses_io_uring, .. } = started[0];
@@ -160,7 +166,9 @@ impl Plan {
     fn open(&self) -> Result<Plane, StartError> {
         let plane = Plane::open(self.io, self.listen, self.memory.region())?;
         if self.number == 0 && self.count > 1 {
-            plane.steer(self.count as u32)?;
+            let mut random = [0; 4];
+            getrandom::fill(&mut random).map_err(StartError::Random)?;
+            plane.steer(Steering::new(self.count, u32::from_ne_bytes(random)))?;
         }
         Ok(plane)
     }
@@ -214,6 +222,13 @@ impl Started {
     /// Where it listens, and with which calls.
     fn ways(&self) -> (SocketAddr, Io) {
         (self.listen, if self.uses_io_uring { Io::Uring } else { Io::Mmsg })
+    }
+
+    /// For another one could not be started. Frees the port before it returns.
+    fn end(self) {
+        drop(self.colleagues);
+        // What it has to say is that it has done nothing.
+        let _ = self.thread.join();
     }
 
     fn run(self, inboxes: &Arc<[Inbox]>) -> Running {

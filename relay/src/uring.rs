@@ -67,8 +67,7 @@ pub(crate) use receive::{MESSAGE_BYTES_MAX, split};
 pub(crate) use socket::Socket;
 #[cfg(test)]
 pub(crate) use socket::set_option;
-#[cfg(test)]
-pub(crate) use steering::worker_of;
+pub(crate) use steering::Steering;
 pub(crate) use transmit::Common;
 
 use crate::plane::{OpenError, Probe, Waker};

@@ -119,7 +119,7 @@ impl Worker {
             self.node.handle_share(now, &share);
         }
         self.node.handle_timeout(now);
-        self.share();
+        self.share(now);
         self.outbox.clear();
         let progress = self.node.poll_transmit(now, &mut self.outbox);
         if !self.outbox.is_empty() {
@@ -135,10 +135,10 @@ impl Worker {
     }
 
     /// Lets the other workers send at the same time what came in here.
-    fn share(&mut self) {
+    fn share(&mut self, now: Time) {
         let mut told = false;
         let colleagues = &self.colleagues;
-        self.node.share(|sibling, share| {
+        self.node.share(now, |sibling, share| {
             told = true;
             colleagues.sibling(sibling).push(share)
         });

@@ -158,7 +158,7 @@ impl House {
         for number in 0..2 {
             self.relays[number].handle_timeout(self.now);
             let (room, inbox) = (self.inbox_room, &mut self.inboxes[1 - number]);
-            self.relays[number].share(|sibling, share| {
+            self.relays[number].share(self.now, |sibling, share| {
                 assert_eq!(sibling, 0, "there is one other");
                 let has_room = inbox.len() < room;
                 if has_room {
@@ -309,7 +309,7 @@ fn a_node_that_falls_behind_costs_the_other_no_slots_for_good() {
         house.push(&piece(number));
         house.run(10);
         // The other looks up once in a while.
-        if number % 25 == 24 {
+        if number % 10 == 9 {
             house.hear();
         }
     }
@@ -399,4 +399,16 @@ fn a_lossy_viewer_of_the_other_node_gets_parity_that_the_owner_makes() {
     let viewer = &house.viewers[1];
     assert!(viewer.node.channel_counters(viewer.sink).shards_recovered > 0);
     assert!(house.relays[0].counters().chunks_restored > 0, "the publisher uploads no parity");
+}
+
+#[test]
+fn what_the_other_had_no_room_to_hear_is_told_again_without_new_shards() {
+    let mut house = House::new(1, 200, nothing);
+    house.inbox_room = 0;
+    house.push(&piece(0));
+    house.run_awake(200);
+    assert!(house.viewers[0].output == piece(0) && house.viewers[1].output.is_empty());
+    house.inbox_room = 1;
+    house.run_awake(50);
+    assert!(house.viewers[1].output == piece(0));
 }

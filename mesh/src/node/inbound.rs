@@ -111,9 +111,11 @@ impl Node {
             restore(body, &mut self.arena, &mut self.fec, &mut self.counters);
         }
         self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
-        if self.siblings.count > 0 && !body.is_lent && !body.is_unshared {
-            body.is_unshared = true;
-            self.unshared.push((index, sequence));
+        if self.siblings.count > 0 && !body.is_lent {
+            if body.untold == 0 {
+                self.unshared.push((index, sequence));
+            }
+            body.untold = (1 << self.siblings.count) - 1;
         }
         if !audience {
             // Whoever joins later is sent it as backlog.

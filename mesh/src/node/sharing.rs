@@ -2,6 +2,7 @@
 
 use codec::{Sequence, ShardSet};
 
+use crate::limits::{SHARES_WAITING_MAX, TICK_INTERVAL};
 use crate::node::Node;
 use crate::share::{LentChunk, Share};
 use crate::stats::DropReason;
@@ -12,36 +13,11 @@ impl Node {
     /// Tells the other nodes of the process ([`crate::Siblings`]) what came since the last call. To be called
     /// after what one wake-up brought was handled, and before [`Node::poll_transmit`], so that all send at once. `deliver`
     /// takes the number of the other node, from 0 on, and says whether there was room for the news; what there was none
-    /// for is told with the chunk's next shards.
-    pub fn share(&mut self, mut deliver: impl FnMut(usize, Share) -> bool) {
-        for (index, sequence) in self.unshared.drain(..) {
-            let Some(channel) = self.channels.get_mut(index) else { continue };
-            let news = channel.news(self.arena.own());
-            let Some(body) = channel.window.body_mut(sequence).filter(|body| body.is_unshared) else {
-                continue;
-            };
-            body.is_unshared = false;
-            let mut all_heard = true;
-            for sibling in 0..self.siblings.count {
-                let is_first = body.lent_to & (1 << sibling) == 0;
-                if is_first {
-                    self.arena.hold(body.slot.index);
-                }
-                let (identity, slot, held) = (body.identity, body.slot.index, body.held);
-                let chunk = Some(LentChunk { identity, slot, held, is_first });
-                if deliver(sibling, Share { chunk, ..news.clone() }) {
-                    body.lent_to |= 1 << sibling;
-                    continue;
-                }
-                all_heard = false;
-                self.counters.shares_refused += 1;
-                if is_first {
-                    self.arena.release(body.slot.index);
-                }
-            }
-            if all_heard {
-                channel.floor_told = news.floor;
-            }
+    /// for is told with the next call, of the newest chunks.
+    pub fn share(&mut self, now: Time, mut deliver: impl FnMut(usize, Share) -> bool) {
+        self.share_chunks(&mut deliver);
+        if !self.unshared.is_empty() {
+            self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
         }
         self.want_slots_back();
         for index in self.news.drain(..) {
@@ -54,6 +30,45 @@ impl Node {
                 channel.floor_told = news.floor;
             }
         }
+    }
+
+    fn share_chunks(&mut self, deliver: &mut impl FnMut(usize, Share) -> bool) {
+        let Node { unshared, channels, arena, siblings, counters, .. } = self;
+        let untold = unshared.len().saturating_sub(SHARES_WAITING_MAX);
+        for (index, sequence) in unshared.drain(..untold) {
+            let body = channels.get_mut(index).and_then(|channel| channel.window.body_mut(sequence));
+            body.into_iter().for_each(|body| body.untold = 0);
+        }
+        // The siblings that had no room, a bit for each.
+        let mut full = 0;
+        unshared.retain(|&(index, sequence)| {
+            let Some(channel) = channels.get_mut(index) else { return false };
+            let news = channel.news(arena.own());
+            let Some(body) = channel.window.body_mut(sequence) else { return false };
+            let to_tell = body.untold & !full;
+            for sibling in (0..siblings.count).filter(|sibling| to_tell >> sibling & 1 == 1) {
+                let is_first = body.lent_to >> sibling & 1 == 0;
+                if is_first {
+                    arena.hold(body.slot.index);
+                }
+                let (identity, slot, held) = (body.identity, body.slot.index, body.held);
+                let chunk = Some(LentChunk { identity, slot, held, is_first });
+                if deliver(sibling, Share { chunk, ..news.clone() }) {
+                    body.lent_to |= 1 << sibling;
+                    body.untold &= !(1 << sibling);
+                    continue;
+                }
+                full |= 1 << sibling;
+                counters.shares_refused += 1;
+                if is_first {
+                    arena.release(body.slot.index);
+                }
+            }
+            if body.untold == 0 {
+                channel.floor_told = news.floor;
+            }
+            body.untold != 0
+        });
     }
 
     /// After a lack of slots: has the others hear again of every channel that gave some up unheard. Not for each

@@ -16,8 +16,8 @@ pub(crate) struct Body {
     pub(crate) twin: Option<SlotRef>,
     /// Nodes that hold the own slot, a bit for each.
     pub(crate) lent_to: u64,
-    /// Others are still to be told what came.
-    pub(crate) is_unshared: bool,
+    /// Nodes that are still to be told what came, a bit for each.
+    pub(crate) untold: u64,
     /// Shards that lie in the slot.
     pub(crate) held: ShardSet,
     /// Shards held that are still to be fanned out.
@@ -40,7 +40,7 @@ impl Body {
             is_lent: false,
             twin: None,
             lent_to: 0,
-            is_unshared: false,
+            untold: 0,
             held: ShardSet::EMPTY,
             fresh: ShardSet::EMPTY,
             fanned: ShardSet::EMPTY,

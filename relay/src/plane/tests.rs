@@ -8,7 +8,7 @@ use codec::{ChannelKey, DATAGRAM_BYTES, MAX_SHARDS, Sequence};
 use mesh::{Memory, Outbox, SLOT_BYTES, SlotIndex};
 
 use super::*;
-use crate::uring::{SlotMemory, set_option, worker_of};
+use crate::uring::{SlotMemory, Steering, set_option};
 
 /// How long something may take that takes no time on an idle machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -386,7 +386,8 @@ fn planes_share_a_port_and_free_it_when_they_go(io: Io) {
 
 fn a_peer_is_heard_by_the_plane_that_its_address_names(io: Io) {
     let (first, _slots) = open(io, "[::]:0");
-    first.steer(3).unwrap();
+    let steering = Steering::new(3, 0x9e37_79b1);
+    first.steer(steering).unwrap();
     let listen = first.local_addr();
     let (second, _slots) = open(io, &listen.to_string());
     let (third, _slots) = open(io, &listen.to_string());
@@ -400,7 +401,7 @@ fn a_peer_is_heard_by_the_plane_that_its_address_names(io: Io) {
             listen.port(),
         );
         socket.send_to(&[number as u8; 100], to).unwrap();
-        let expected = &mut planes[worker_of(source.ip(), 3) as usize];
+        let expected = &mut planes[steering.worker_of(source.ip())];
         let arrived = receive_until(expected, |arrived| arrived.len() == 1);
         assert_eq!(arrived[0], (source, vec![number as u8; 100]));
     }

@@ -8,6 +8,7 @@ use codec::DATAGRAM_BYTES;
 use socket2::{Domain, Protocol, Type};
 
 use super::address::Name;
+use super::steering::Steering;
 use crate::plane::OpenError;
 use crate::plane::budget::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
 
@@ -39,8 +40,8 @@ impl Socket {
     }
 
     /// Has the kernel spread peers over the sockets of this port by their addresses; see [`super::steering`].
-    pub(crate) fn steer(&self, workers: u32) -> io::Result<()> {
-        super::steering::steer(self, workers)
+    pub(crate) fn steer(&self, steering: Steering) -> io::Result<()> {
+        super::steering::steer(self, steering)
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {

@@ -13,26 +13,38 @@ use libc::{
     BPF_RSH, BPF_TAX, BPF_W, BPF_X, BPF_XOR, SKF_NET_OFF, sock_filter, sock_fprog,
 };
 
-/// 2^32 divided by the golden ratio, odd: Knuth, The Art of Computer Programming, vol. 3, 6.4, multiplicative hashing.
-const MULTIPLIER: u32 = 0x9e37_79b1;
+/// How a relay spreads its peers: by multiplicative hashing (Knuth, The Art of Computer Programming, vol. 3, 6.4) with a
+/// multiplier of its own, so that whoever has many addresses cannot aim them all at one worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steering {
+    workers: u32,
+    multiplier: u32,
+}
 
-#[cfg(test)]
-/// The number, below `workers`, of the worker that hears this peer: the upper half of the hash of an IPv4 address or an
-/// IPv6 /64.
-pub(crate) fn worker_of(peer: IpAddr, workers: u32) -> u32 {
-    let word = match peer.to_canonical() {
-        IpAddr::V4(ip) => u32::from(ip),
-        IpAddr::V6(ip) => {
-            let network = (u128::from(ip) >> 64) as u64;
-            (network >> 32) as u32 ^ network as u32
-        }
-    };
-    (word.wrapping_mul(MULTIPLIER) >> 16) % workers
+impl Steering {
+    /// Among so many workers, by a random number.
+    pub(crate) fn new(workers: usize, random: u32) -> Steering {
+        // Odd, so that no two words collide before the lower half is cut off, and large, so that close ones part.
+        Steering { workers: workers as u32, multiplier: random | 0x8000_0001 }
+    }
+
+    /// The number of the worker that hears this peer: the upper half of the hash of an IPv4 address or an IPv6 /64.
+    #[cfg(test)]
+    pub(crate) fn worker_of(self, peer: IpAddr) -> usize {
+        let word = match peer.to_canonical() {
+            IpAddr::V4(ip) => u32::from(ip),
+            IpAddr::V6(ip) => {
+                let network = (u128::from(ip) >> 64) as u64;
+                (network >> 32) as u32 ^ network as u32
+            }
+        };
+        ((word.wrapping_mul(self.multiplier) >> 16) % self.workers) as usize
+    }
 }
 
 /// Has the kernel choose in this way among the sockets that share `socket`'s port, which number themselves in the order
-/// in which they are bound. While there are fewer than `workers`, it chooses by itself where the chosen one is missing.
-pub(super) fn steer(socket: &impl AsFd, workers: u32) -> io::Result<()> {
+/// in which they are bound. While there are fewer of them than workers, it chooses by itself where the chosen one is missing.
+pub(super) fn steer(socket: &impl AsFd, steering: Steering) -> io::Result<()> {
     // Negative offsets count from the network header (Linux, Documentation/networking/filter.rst).
     let network = |offset: i32| (SKF_NET_OFF + offset) as u32;
     let load = |size, offset| op(BPF_LD | size | BPF_ABS, network(offset));
@@ -47,9 +59,9 @@ pub(super) fn steer(socket: &impl AsFd, workers: u32) -> io::Result<()> {
         op(BPF_MISC | BPF_TAX, 0),
         load(BPF_W, 12),
         op(BPF_ALU | BPF_XOR | BPF_X, 0),
-        op(BPF_ALU | BPF_MUL | BPF_K, MULTIPLIER),
+        op(BPF_ALU | BPF_MUL | BPF_K, steering.multiplier),
         op(BPF_ALU | BPF_RSH | BPF_K, 16),
-        op(BPF_ALU | BPF_MOD | BPF_K, workers),
+        op(BPF_ALU | BPF_MOD | BPF_K, steering.workers),
         op(BPF_RET | BPF_A, 0),
     ];
     let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
@@ -76,10 +88,11 @@ mod tests {
 
     #[test]
     fn addresses_are_spread_evenly_and_a_network_of_ipv6_is_one_peer() {
-        for workers in [2, 3, 7, 64] {
-            let mut counts = vec![0; workers as usize];
+        for (workers, random) in [(2, 0x9e37_79b1), (3, 0x1234_5678), (7, 0xdead_beef), (64, 0x7fed_cba9)] {
+            let steering = Steering::new(workers, random);
+            let mut counts = vec![0; workers];
             for number in 0..64_000_u32 {
-                counts[worker_of(IpAddr::from((0x0a61_0000 + number).to_be_bytes()), workers) as usize] += 1;
+                counts[steering.worker_of(IpAddr::from((0x0a61_0000 + number).to_be_bytes()))] += 1;
             }
             let fair = 64_000 / workers;
             assert!(
@@ -87,7 +100,7 @@ mod tests {
                 "{counts:?}"
             );
         }
-        let of = |peer: &str| worker_of(peer.parse().unwrap(), 64);
+        let of = |peer: &str| Steering::new(64, 0x9e37_79b1).worker_of(peer.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
     }
