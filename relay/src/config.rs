@@ -9,12 +9,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use codec::{ChannelKey, ChannelLink};
-use mesh::{Admission, Limits};
+use mesh::{Admission, Limits, SLOT_BYTES};
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::budget::{SLOT_MEMORY_BYTES, SLOT_MEMORY_BYTES_MAX, SLOT_MEMORY_BYTES_MIN, WORKERS_MAX};
 use crate::plane::Io;
+use crate::plane::budget::ZERO_COPY_FROM_BYTES;
 
 /// The commented default, which `--print-config` prints.
 pub const DEFAULT_CONFIG: &str = include_str!("../../systemd/superpeer.toml");
@@ -32,6 +33,8 @@ pub struct Config {
     pub io: Io,
     /// How many threads move datagrams.
     pub workers: Workers,
+    /// Trains of at least so many bytes are sent without a copy; 0: none.
+    pub zero_copy_from_bytes: u32,
     /// Whether any channel is carried, not only the listed ones.
     pub open: bool,
     /// Links or keys of the channels that are carried.
@@ -134,6 +137,7 @@ impl Default for Config {
             listen: "[::]:7450".parse().expect("an address"),
             io: Io::default(),
             workers: Workers::default(),
+            zero_copy_from_bytes: ZERO_COPY_FROM_BYTES,
             open: false,
             channels: Vec::new(),
             limits: LimitsConfig::default(),
@@ -181,7 +185,7 @@ pub enum ConfigError {
         source: toml::de::Error,
     },
     /// A value out of range.
-    #[error("{path}: limits.{key} = {value}: must be {least} to {most}")]
+    #[error("{path}: {key} = {value}: must be {least} to {most}")]
     Range {
         /// The file.
         path: String,
@@ -220,8 +224,19 @@ impl Config {
     pub fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
         let config: Config =
             toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
-        config.limits.check(path)?;
+        config.check(path)?;
         Ok(config)
+    }
+
+    fn check(&self, path: &str) -> Result<(), ConfigError> {
+        let zero_copy = ("zero_copy_from_bytes", u64::from(self.zero_copy_from_bytes), 0, SLOT_BYTES as u64);
+        let ranges = self.limits.ranges().into_iter().chain([zero_copy]);
+        match ranges.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
+            Some((key, value, least, most)) => {
+                Err(ConfigError::Range { path: path.to_owned(), key, value, least, most })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whose sessions are granted.
@@ -257,23 +272,18 @@ impl Config {
 }
 
 impl LimitsConfig {
-    fn check(&self, path: &str) -> Result<(), ConfigError> {
+    /// Each key with its value, and the least and the most that is accepted.
+    fn ranges(&self) -> [(&'static str, u64, u64, u64); 6] {
         let mib_min = SLOT_MEMORY_BYTES_MIN.div_ceil(1 << 20);
         let mib_max = SLOT_MEMORY_BYTES_MAX >> 20;
-        let ranges = [
-            ("channels", self.channels as u64, 1, 100_000),
-            ("subscribers", self.subscribers as u64, 1, 1_000_000),
-            ("sessions_per_address", self.sessions_per_address as u64, 1, 1_000_000),
-            ("window_seconds", self.window_seconds, 1, 600),
-            ("window_mib", self.window_mib, mib_min, mib_max),
-            ("memory_mib", self.memory_mib, mib_min, mib_max),
-        ];
-        match ranges.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
-            Some((key, value, least, most)) => {
-                Err(ConfigError::Range { path: path.to_owned(), key, value, least, most })
-            }
-            None => Ok(()),
-        }
+        [
+            ("limits.channels", self.channels as u64, 1, 100_000),
+            ("limits.subscribers", self.subscribers as u64, 1, 1_000_000),
+            ("limits.sessions_per_address", self.sessions_per_address as u64, 1, 1_000_000),
+            ("limits.window_seconds", self.window_seconds, 1, 600),
+            ("limits.window_mib", self.window_mib, mib_min, mib_max),
+            ("limits.memory_mib", self.memory_mib, mib_min, mib_max),
+        ]
     }
 }
 
@@ -302,7 +312,12 @@ mod tests {
         let channel = error("channels = [\"magnet:?dn=x\"]");
         assert!(channel.contains("no channel key"), "{channel}");
         let range = error("[limits]\nwindow_seconds = 0");
-        assert!(range.contains("window_seconds = 0") && range.contains("1 to 600"), "{range}");
+        assert!(range.contains("limits.window_seconds = 0") && range.contains("1 to 600"), "{range}");
+        let zero_copy = error("zero_copy_from_bytes = 60000");
+        assert!(
+            zero_copy.contains(": zero_copy_from_bytes = 60000") && zero_copy.contains("0 to 59136"),
+            "{zero_copy}"
+        );
     }
 
     #[test]

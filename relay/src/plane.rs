@@ -8,7 +8,7 @@
 //! use relay::uring::SlotMemory;
 //!
 //! let slots = SlotMemory::map(1024)?;
-//! let mut plane = Plane::open(Io::Auto, "[::]:7000".parse()?, slots.region())?;
+//! let mut plane = Plane::open(Io::Auto, "[::]:7000".parse()?, slots.region(), 24_640)?;
 //! let mut outbox = Outbox::new(4096);
 //! loop {
 //!     plane.receive(|from, datagram| println!("{} bytes from {from}", datagram.len()));
@@ -22,6 +22,7 @@
 //! ```
 
 pub(crate) mod budget;
+pub(crate) mod copies;
 mod counters;
 mod error;
 mod probe;
@@ -73,14 +74,22 @@ impl Plane {
     /// well. Several planes may listen on one port: the kernel spreads the senders over them. With [`Io::Auto`], a
     /// warning goes to the log when there is no io_uring to be had.
     ///
+    /// Trains of `zero_copy_from_bytes` bytes and more are sent without a copy, through io_uring and where the kernel
+    /// can; 0: none.
+    ///
     /// # Errors
     /// What the kernel does not offer or allow; the message says what to do about it.
-    pub fn open(io: Io, listen: SocketAddr, region: SlotRegion) -> Result<Plane, OpenError> {
+    pub fn open(
+        io: Io,
+        listen: SocketAddr,
+        region: SlotRegion,
+        zero_copy_from_bytes: u32,
+    ) -> Result<Plane, OpenError> {
         let mmsg = |region| mmsg::Plane::open(listen, region).map(|plane| Plane::Mmsg(Box::new(plane)));
         if io == Io::Mmsg {
             return mmsg(region);
         }
-        match uring::Plane::open(listen, region.clone()) {
+        match uring::Plane::open(listen, region.clone(), zero_copy_from_bytes) {
             Ok(plane) => Ok(Plane::Uring(Box::new(plane))),
             Err(error) if io == Io::Auto && error.is_about_io_uring() => {
                 let plane = mmsg(region)?;
@@ -149,8 +158,8 @@ impl Plane {
         }
     }
 
-    /// Sends the whole batch. When it returns, the kernel has copied or refused every message: the slot memory may
-    /// change. Waits at most 50 ms, all in all, for a socket that is full, and then drops what it does not take.
+    /// Sends the whole batch. When it returns, the kernel has copied or refused every message, or its slot is held: what
+    /// is in a slot that nobody holds may change. Holds end while the plane sends, receives or waits. Waits at most 50 ms, all in all, for a socket that is full, and then drops what it does not take.
     ///
     /// Panics when a train is not within the slot memory that the plane was opened with.
     pub fn transmit(&mut self, outbox: &Outbox) {

@@ -74,7 +74,9 @@ impl Relay {
         for (number, memory) in parts.into_iter().enumerate() {
             // The first may be told any port, and finds out whether there is io_uring; the others do as it does.
             let (listen, io) = started.first().map_or((config.listen, config.io), Started::ways);
-            let plan = Plan { number, count, listen, io, memory, siblings: siblings.clone() };
+            let zero_copy_from_bytes = config.zero_copy_from_bytes;
+            let siblings = siblings.clone();
+            let plan = Plan { number, count, listen, io, zero_copy_from_bytes, memory, siblings };
             match Started::new(plan, config) {
                 Ok(worker) => started.push(worker),
                 Err(error) => {
@@ -157,6 +159,7 @@ struct Plan {
     count: usize,
     listen: SocketAddr,
     io: Io,
+    zero_copy_from_bytes: u32,
     memory: SlotMemory,
     siblings: Siblings,
 }
@@ -164,7 +167,7 @@ struct Plan {
 impl Plan {
     /// On the worker's own thread, where a plane has to stay.
     fn open(&self) -> Result<Plane, StartError> {
-        let plane = Plane::open(self.io, self.listen, self.memory.region())?;
+        let plane = Plane::open(self.io, self.listen, self.memory.region(), self.zero_copy_from_bytes)?;
         if self.number == 0 && self.count > 1 {
             let mut random = [0; 4];
             getrandom::fill(&mut random).map_err(StartError::Random)?;

@@ -20,8 +20,10 @@
 //!    the port stays taken after the plane is gone.
 //! 4. **What a send points to stays until the kernel has taken it in.** A send never blocks (`MSG_DONTWAIT`) and is
 //!    never punted to another thread (no link, drain or async flag), so the kernel is done with payload and address when
-//!    `io_uring_enter` (or `sendmmsg`, `sendmsg`) returns; `transmit` does not return before. *Else:* a subscriber is sent another one's bytes, or
-//!    bytes of no one.
+//!    `io_uring_enter` (or `sendmmsg`, `sendmsg`) returns; `transmit` does not return before. Of a zero-copy send that
+//!    goes for the address, which the kernel copies when it prepares the request or issues it (io_uring/net.c,
+//!    `io_send_setup`; before Linux 6.11 `io_send_zc`), but not for the payload: promise 8. *Else:* a subscriber is sent
+//!    another one's bytes, or bytes of no one.
 //! 5. **Bytes of a slot become a reference through the one [`SlotMemory`] whose slot it is.** Each slot is one's alone;
 //!    a [`SlotRegion`] is good for an address that is given to the kernel, and another `SlotMemory` only copies out
 //!    verified shards of a slot that is held for it, which nobody writes meanwhile. *Else:* a shared and an exclusive
@@ -32,8 +34,13 @@
 //! 7. **One thread creates, drives and drops the ring** (`SINGLE_ISSUER`): `Plane` is not `Send`. *Else:* every call
 //!    fails with `EEXIST`, and completions never run.
 //!
-//! Zero-copy sends would break promise 4 as it stands: the slots of a batch would have to be held until the kernel's
-//! notification, so `transmit` would return what it still holds.
+//! 8. **A slot is held for each zero-copy send from it, from before the request is queued until the kernel's notification,
+//!    or until its result says that none will come.** A held slot's chunk may go, but the slot is not given to another
+//!    one. *Else:* as in promise 5, datagrams of mixed bytes: each is lost, and costs a repair.
+//! 9. **Memory that is registered is slot memory, and the kernel pins it until the last send from it is over**
+//!    (io_uring/notif.c: a notification has a reference to its buffer). So holds may be given up early where nobody is
+//!    left to hear of notifications: a plane that goes waits for them at most 50 ms, then lets all slots go. *Else:* the
+//!    device reads memory that meanwhile belongs to somebody else.
 
 mod address;
 mod budget;
@@ -47,6 +54,7 @@ mod steering;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod zero_copy;
 
 use std::collections::VecDeque;
 use std::io;
@@ -61,6 +69,7 @@ use mesh::Outbox;
 use receive::MessageShape;
 use ring::{Completion, Ring};
 use transmit::Batch;
+use zero_copy::ZeroCopy;
 
 pub(crate) use address::canonical;
 pub(crate) use receive::{MESSAGE_BYTES_MAX, split};
@@ -85,6 +94,7 @@ pub struct Plane {
     buffers: ReceiveBuffers,
     shape: Box<MessageShape>,
     pub(crate) common: Common,
+    zero_copy: ZeroCopy,
     waker: Waker,
 
     /// Received, not handed over yet.
@@ -98,15 +108,20 @@ pub struct Plane {
 }
 
 impl Plane {
-    pub(crate) fn open(listen: SocketAddr, region: SlotRegion) -> Result<Plane, OpenError> {
-        let common = Common::open(listen, region)?;
-        let ring = Ring::open()?;
+    pub(crate) fn open(
+        listen: SocketAddr,
+        region: SlotRegion,
+        zero_copy_from_bytes: u32,
+    ) -> Result<Plane, OpenError> {
+        let common = Common::open(listen, region.clone())?;
+        let mut ring = Ring::open()?;
         ring.register_socket(common.socket.as_fd())?;
+        let zero_copy = ZeroCopy::open(zero_copy_from_bytes as usize, region, &mut ring);
         let mut buffers = ReceiveBuffers::map()?;
         buffers.register(&ring)?;
         let waker = Waker::new()?;
         let room = format!(
-            "{} submissions, {} completions, {} receive buffers",
+            "{} submissions, {} completions, {} receive buffers, {zero_copy}",
             budget::SUBMISSION_ENTRIES,
             budget::COMPLETION_ENTRIES,
             budget::RECEIVE_BUFFERS
@@ -117,6 +132,7 @@ impl Plane {
             buffers,
             shape: Box::new(MessageShape::new()),
             common,
+            zero_copy,
             waker,
             arrived: VecDeque::with_capacity(usize::from(budget::RECEIVE_BUFFERS)),
             receiving: false,
@@ -144,6 +160,10 @@ impl Plane {
     }
 
     pub(crate) fn transmit(&mut self, outbox: &Outbox) {
+        // Slots that are not needed any more are let go even if nothing is received meanwhile.
+        if self.zero_copy.in_flight() > 0 {
+            self.collect();
+        }
         let mut batch = Batch::default();
         while self.common.next_window(outbox, &mut batch) {
             self.send_window();
@@ -151,13 +171,21 @@ impl Plane {
         }
     }
 
-    /// Has the kernel send the window, and writes the failures into it. Sends neither block nor report success, so the
-    /// kernel is done with the window when `enter` returns, and what is in the completion queue then are the failures.
+    /// Has the kernel send the window, and writes the failures into it. Sends do not block, and copying ones do not
+    /// report success, so when `enter` returns, the kernel is done with the window, but for payloads that are sent
+    /// without a copy, and what is in the completion queue then are the failures and the results of zero-copy sends.
     fn send_window(&mut self) {
-        for (position, sending) in self.common.window.iter().enumerate() {
-            // SAFETY: promise 4: `enter` follows, before which neither the window nor what it points to (slot memory,
-            // or the outbox that the caller of `transmit` lends) changes.
-            unsafe { self.ring.push_send(sending, position) };
+        self.zero_copy.begin_window();
+        for (position, sending) in self.common.window.iter_mut().enumerate() {
+            let taken_up = self.zero_copy.take_up(sending, position, &self.ring);
+            sending.zero_copy = taken_up.is_some();
+            match taken_up {
+                // SAFETY: promise 4, as below, and 8: the slot is held until the completions bring the ticket back.
+                Some((segment, ticket)) => unsafe { self.ring.push_zero_copy_send(sending, segment, ticket) },
+                // SAFETY: promise 4: `enter` follows, before which neither the window nor what it points to (slot
+                // memory, or the outbox that the caller of `transmit` lends) changes.
+                None => unsafe { self.ring.push_send(sending, position) },
+            }
         }
         self.ring.enter();
         self.sort_completions();
@@ -196,6 +224,14 @@ impl Plane {
                     self.listening_for_wakes &= !last;
                 }
                 Completion::SendFailed { position, errno } => self.common.window[position].errno = errno,
+                Completion::ZeroCopyResult { ticket, errno, done_follows } => {
+                    let counters = &mut self.common.counters;
+                    let position = self.zero_copy.note_result(ticket, errno, done_follows, counters);
+                    self.common.window[position].errno = errno;
+                }
+                Completion::ZeroCopyDone { ticket, copied } => {
+                    self.zero_copy.note_done(ticket, copied, &mut self.common.counters);
+                }
             }
         }
     }
@@ -211,5 +247,29 @@ impl Plane {
             self.ring.push_wake_poll(self.waker.as_fd().as_raw_fd());
             self.listening_for_wakes = true;
         }
+    }
+}
+
+/// How long a plane that goes waits for its zero-copy sends: a device has sent what it has in its queue by then, nearly
+/// always (promise 9).
+const FAREWELL_MS: u64 = 50;
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        for _ in 0..FAREWELL_MS {
+            if self.zero_copy.in_flight() == 0 {
+                return;
+            }
+            self.ring.fetch();
+            while let Some(completion) = self.ring.next_completion() {
+                if let Completion::ZeroCopyDone { ticket, copied } = completion {
+                    self.zero_copy.note_done(ticket, copied, &mut self.common.counters);
+                }
+            }
+            if self.zero_copy.in_flight() > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.zero_copy.let_all_go();
     }
 }

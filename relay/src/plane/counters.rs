@@ -30,6 +30,13 @@ pub struct PlaneCounters {
     pub datagrams_sent: u64,
     /// Payload bytes sent.
     pub bytes_sent: u64,
+    /// Payload bytes of trains that the kernel copied: told to, or though it was asked not to.
+    pub copied_bytes: u64,
+    /// Payload bytes of trains that left without a copy, io_uring only. They are counted when the kernel has done with
+    /// them, which is after they are counted as sent.
+    pub zero_copy_bytes: u64,
+    /// Times that zero-copy sending was paused because the kernel copied most of it; io_uring only.
+    pub zero_copy_pauses: u64,
     /// Messages that the kernel would not send, for good; see [`super::Plane::refused`].
     pub send_errors: u64,
     /// Times that a batch waited because the socket took no more (`EAGAIN`, `ENOBUFS`).

@@ -13,9 +13,26 @@ use crate::uring::{SlotMemory, Steering, set_option};
 /// How long something may take that takes no time on an idle machine.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-fn open(io: Io, listen: &str) -> (Plane, SlotMemory) {
+/// A plane with its trains copied or, as far as it can, not.
+#[derive(Clone, Copy)]
+struct Way {
+    io: Io,
+    zero_copy_from_bytes: u32,
+}
+
+const URING: Way = Way { io: Io::Uring, zero_copy_from_bytes: 0 };
+const ZERO_COPY: Way = Way { io: Io::Uring, zero_copy_from_bytes: 1 };
+const MMSG: Way = Way { io: Io::Mmsg, zero_copy_from_bytes: 0 };
+
+impl Way {
+    fn open(self, listen: SocketAddr, slots: &SlotMemory) -> Result<Plane, OpenError> {
+        Plane::open(self.io, listen, slots.region(), self.zero_copy_from_bytes)
+    }
+}
+
+fn open(way: Way, listen: &str) -> (Plane, SlotMemory) {
     let slots = SlotMemory::map(4).unwrap();
-    (Plane::open(io, listen.parse().unwrap(), slots.region()).unwrap(), slots)
+    (way.open(listen.parse().unwrap(), &slots).unwrap(), slots)
 }
 
 fn peer(bind: &str) -> UdpSocket {
@@ -91,19 +108,32 @@ fn assert_train_arrives(socket: &UdpSocket, slots: &dyn Memory, slot: usize, fir
     }
 }
 
-/// Makes two tests of each function.
-macro_rules! on_both_planes {
+/// Runs the plane until nobody holds the slot.
+fn until_let_go(plane: &mut Plane, slots: &SlotMemory, slot: SlotIndex) {
+    let begin = Instant::now();
+    while slots.is_held(slot) {
+        assert!(begin.elapsed() < DEADLINE, "the kernel lets go");
+        // Not long: what ends the holding may have come before the plane sleeps.
+        plane.wait(Some(Duration::from_millis(1))).unwrap();
+    }
+}
+
+/// Makes three tests of each function.
+macro_rules! every_way {
     ($($test:ident),+ $(,)?) => {
         mod on_io_uring {
-            $(#[test] fn $test() { super::$test(super::Io::Uring) })+
+            $(#[test] fn $test() { super::$test(super::URING) })+
+        }
+        mod on_io_uring_zero_copy {
+            $(#[test] fn $test() { super::$test(super::ZERO_COPY) })+
         }
         mod on_mmsg {
-            $(#[test] fn $test() { super::$test(super::Io::Mmsg) })+
+            $(#[test] fn $test() { super::$test(super::MMSG) })+
         }
     };
 }
 
-on_both_planes!(
+every_way!(
     one_dual_stack_port_takes_singles_of_both_families_with_their_sources,
     aggregates_are_handed_over_as_single_datagrams,
     trains_of_every_length_arrive_as_their_shards_in_order,
@@ -124,8 +154,8 @@ on_both_planes!(
     the_probe_names_calls_address_and_buffers,
 );
 
-fn one_dual_stack_port_takes_singles_of_both_families_with_their_sources(io: Io) {
-    let (mut plane, _slots) = open(io, "[::]:0");
+fn one_dual_stack_port_takes_singles_of_both_families_with_their_sources(way: Way) {
+    let (mut plane, _slots) = open(way, "[::]:0");
     let (v4, v6) = (peer("127.0.0.1:0"), peer("[::1]:0"));
     v4.send_to(b"four", at("127.0.0.1", &plane)).unwrap();
     v6.send_to(b"six", at("::1", &plane)).unwrap();
@@ -141,10 +171,10 @@ fn one_dual_stack_port_takes_singles_of_both_families_with_their_sources(io: Io)
     assert_eq!(plane.counters().bytes_received, 7);
 }
 
-fn aggregates_are_handed_over_as_single_datagrams(io: Io) {
+fn aggregates_are_handed_over_as_single_datagrams(way: Way) {
     for (listen, ip) in [("[::]:0", "127.0.0.1"), ("[::]:0", "::1"), ("127.0.0.1:0", "127.0.0.1")] {
-        let (mut plane, _slots) = open(io, listen);
-        let (mut sender, mut slots) = open(io, &SocketAddr::new(ip.parse().unwrap(), 0).to_string());
+        let (mut plane, _slots) = open(way, listen);
+        let (mut sender, mut slots) = open(way, &SocketAddr::new(ip.parse().unwrap(), 0).to_string());
         fill_slot(&mut slots, 1, 5);
         sender.transmit(&train(at(ip, &plane), 1, 0, MAX_SHARDS));
 
@@ -158,14 +188,15 @@ fn aggregates_are_handed_over_as_single_datagrams(io: Io) {
     }
 }
 
-fn trains_of_every_length_arrive_as_their_shards_in_order(io: Io) {
-    let (mut plane, mut slots) = open(io, "[::]:0");
+fn trains_of_every_length_arrive_as_their_shards_in_order(way: Way) {
+    let (mut plane, mut slots) = open(way, "[::]:0");
     for socket in [peer("127.0.0.1:0"), peer("[::1]:0")] {
         for count in 1..=MAX_SHARDS {
             fill_slot(&mut slots, 2, count as u8);
             let first = MAX_SHARDS - count;
             plane.transmit(&train(socket.local_addr().unwrap(), 2, first, count));
-            // Nothing of the batch is needed any more.
+            // Nothing of the batch is needed any more, once the slot is not held.
+            until_let_go(&mut plane, &slots, SlotIndex(2));
             let all = 0..4 * SLOT_BYTES;
             let sent = slots.bytes(all.clone()).to_vec();
             slots.bytes_mut(all).fill(0);
@@ -179,8 +210,8 @@ fn trains_of_every_length_arrive_as_their_shards_in_order(io: Io) {
     assert_eq!((counters.send_errors, counters.gso_refused, counters.gave_up), (0, 0, 0));
 }
 
-fn control_datagrams_arrive_unchanged(io: Io) {
-    let (mut plane, _slots) = open(io, "[::]:0");
+fn control_datagrams_arrive_unchanged(way: Way) {
+    let (mut plane, _slots) = open(way, "[::]:0");
     let short = Control::Challenge(Challenge { nonce: 7, cookie: [8; 16] });
     let long = Control::Hello(Hello {
         role: Role::Subscribe,
@@ -205,8 +236,8 @@ fn control_datagrams_arrive_unchanged(io: Io) {
     assert_eq!((plane.counters().control_sent, plane.counters().datagrams_sent), (4, 4));
 }
 
-fn a_batch_larger_than_the_ring_is_sent_whole(io: Io) {
-    let (mut plane, mut slots) = open(io, "0.0.0.0:0");
+fn a_batch_larger_than_the_ring_is_sent_whole(way: Way) {
+    let (mut plane, mut slots) = open(way, "0.0.0.0:0");
     fill_slot(&mut slots, 0, 1);
     // Many receivers, so that no receiver's own buffer overflows.
     let sockets: Vec<UdpSocket> = (0..50).map(|_| peer("127.0.0.1:0")).collect();
@@ -223,9 +254,9 @@ fn a_batch_larger_than_the_ring_is_sent_whole(io: Io) {
     assert_eq!((plane.counters().trains_sent, plane.counters().cq_overflow), (1_500, 0));
 }
 
-fn a_flood_leaves_the_plane_as_it_was(io: Io) {
+fn a_flood_leaves_the_plane_as_it_was(way: Way) {
     const DATAGRAMS: u64 = 100_000;
-    let (mut plane, mut slots) = open(io, "[::]:0");
+    let (mut plane, mut slots) = open(way, "[::]:0");
     fill_slot(&mut slots, 0, 9);
     let to = at("127.0.0.1", &plane);
     let flood = std::thread::spawn(move || {
@@ -258,8 +289,8 @@ fn a_flood_leaves_the_plane_as_it_was(io: Io) {
     assert_eq!((counters.truncated, counters.receive_errors, counters.cq_overflow), (0, 0, 0));
 }
 
-fn oversized_datagrams_are_dropped_and_counted(io: Io) {
-    let (mut plane, _slots) = open(io, "127.0.0.1:0");
+fn oversized_datagrams_are_dropped_and_counted(way: Way) {
+    let (mut plane, _slots) = open(way, "127.0.0.1:0");
     let socket = peer("127.0.0.1:0");
     socket.send_to(&[1; 65_507], plane.local_addr()).unwrap();
     socket.send_to(b"fits", plane.local_addr()).unwrap();
@@ -268,8 +299,8 @@ fn oversized_datagrams_are_dropped_and_counted(io: Io) {
     assert_eq!(plane.counters().truncated, 1);
 }
 
-fn a_waiting_plane_is_woken_from_another_thread(io: Io) {
-    let (mut plane, _slots) = open(io, "[::]:0");
+fn a_waiting_plane_is_woken_from_another_thread(way: Way) {
+    let (mut plane, _slots) = open(way, "[::]:0");
     for _ in 0..100 {
         let waker = plane.waker();
         let other = std::thread::spawn(move || waker.wake());
@@ -281,8 +312,8 @@ fn a_waiting_plane_is_woken_from_another_thread(io: Io) {
     }
 }
 
-fn a_wake_between_two_waits_is_not_lost(io: Io) {
-    let (mut plane, _slots) = open(io, "[::]:0");
+fn a_wake_between_two_waits_is_not_lost(way: Way) {
+    let (mut plane, _slots) = open(way, "[::]:0");
     plane.waker().wake();
     plane.waker().wake();
     // The wake is noticed here; it still has to end the wait.
@@ -293,8 +324,8 @@ fn a_wake_between_two_waits_is_not_lost(io: Io) {
     assert!(begin.elapsed() < DEADLINE);
 }
 
-fn timeouts_are_kept(io: Io) {
-    let (mut plane, _slots) = open(io, "[::]:0");
+fn timeouts_are_kept(way: Way) {
+    let (mut plane, _slots) = open(way, "[::]:0");
     plane.waker().wake();
     plane.wait(Some(DEADLINE)).unwrap();
     for timeout in [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(30)] {
@@ -304,9 +335,9 @@ fn timeouts_are_kept(io: Io) {
     }
 }
 
-fn a_destination_that_cannot_be_sent_to_stops_no_other(io: Io) {
+fn a_destination_that_cannot_be_sent_to_stops_no_other(way: Way) {
     let socket = peer("127.0.0.1:0");
-    let (mut plane, mut slots) = open(io, "127.0.0.1:0");
+    let (mut plane, mut slots) = open(way, "127.0.0.1:0");
     fill_slot(&mut slots, 0, 3);
     // Of another family; out of reach from a socket that is bound to loopback; no port.
     let bad = ["[::1]:9", "192.0.2.1:9", "127.0.0.1:0"].map(|address| address.parse().unwrap());
@@ -330,8 +361,8 @@ fn a_destination_that_cannot_be_sent_to_stops_no_other(io: Io) {
     assert_eq!(plane.refused().count(), 0);
 }
 
-fn where_segmentation_is_refused_shards_go_singly_and_trains_come_back(io: Io) {
-    let (mut plane, mut slots) = open(io, "127.0.0.1:0");
+fn where_segmentation_is_refused_shards_go_singly_and_trains_come_back(way: Way) {
+    let (mut plane, mut slots) = open(way, "127.0.0.1:0");
     let socket = peer("127.0.0.1:0");
     let batch = train(socket.local_addr().unwrap(), 0, 0, 8);
     fill_slot(&mut slots, 0, 4);
@@ -357,26 +388,26 @@ fn where_segmentation_is_refused_shards_go_singly_and_trains_come_back(io: Io) {
     assert_eq!(plane.counters().trains_sent, 2);
 }
 
-fn a_used_port_gives_an_error_that_says_so(io: Io) {
+fn a_used_port_gives_an_error_that_says_so(way: Way) {
     let taken = peer("127.0.0.1:0");
     let slots = SlotMemory::map(1).unwrap();
-    let error = Plane::open(io, taken.local_addr().unwrap(), slots.region()).err().unwrap();
+    let error = way.open(taken.local_addr().unwrap(), &slots).err().unwrap();
     assert!(matches!(error, OpenError::AddressInUse { .. }), "{error:?}");
     let port = taken.local_addr().unwrap().port();
     let message = error.to_string();
     assert!(message.contains("in use") && message.contains(&format!("sport = :{port}")), "{message}");
 }
 
-fn a_foreign_address_gives_an_error_that_says_so(io: Io) {
+fn a_foreign_address_gives_an_error_that_says_so(way: Way) {
     let slots = SlotMemory::map(1).unwrap();
-    let error = Plane::open(io, "192.0.2.1:7000".parse().unwrap(), slots.region()).err().unwrap();
+    let error = way.open("192.0.2.1:7000".parse().unwrap(), &slots).err().unwrap();
     assert!(error.to_string().starts_with("cannot bind UDP 192.0.2.1:7000"), "{error}");
 }
 
-fn planes_share_a_port_and_free_it_when_they_go(io: Io) {
-    let (first, _slots) = open(io, "127.0.0.1:0");
+fn planes_share_a_port_and_free_it_when_they_go(way: Way) {
+    let (first, _slots) = open(way, "127.0.0.1:0");
     let listen = first.local_addr();
-    let (second, _more_slots) = open(io, &listen.to_string());
+    let (second, _more_slots) = open(way, &listen.to_string());
     UdpSocket::bind(listen).expect_err("the port is taken");
     drop(first);
     UdpSocket::bind(listen).expect_err("the port is still taken");
@@ -384,13 +415,13 @@ fn planes_share_a_port_and_free_it_when_they_go(io: Io) {
     UdpSocket::bind(listen).expect("the port is free");
 }
 
-fn a_peer_is_heard_by_the_plane_that_its_address_names(io: Io) {
-    let (first, _slots) = open(io, "[::]:0");
+fn a_peer_is_heard_by_the_plane_that_its_address_names(way: Way) {
+    let (first, _slots) = open(way, "[::]:0");
     let steering = Steering::new(3, 0x9e37_79b1);
     first.steer(steering).unwrap();
     let listen = first.local_addr();
-    let (second, _slots) = open(io, &listen.to_string());
-    let (third, _slots) = open(io, &listen.to_string());
+    let (second, _slots) = open(way, &listen.to_string());
+    let (third, _slots) = open(way, &listen.to_string());
     let mut planes = [first, second, third];
     let peers = (1..=20).map(|host| format!("127.0.0.{host}:0")).chain(["[::1]:0".to_owned()]);
     for (number, from) in peers.enumerate() {
@@ -407,9 +438,9 @@ fn a_peer_is_heard_by_the_plane_that_its_address_names(io: Io) {
     }
 }
 
-fn a_plane_can_go_with_datagrams_unread_and_undelivered(io: Io) {
+fn a_plane_can_go_with_datagrams_unread_and_undelivered(way: Way) {
     for _ in 0..20 {
-        let (mut plane, slots) = open(io, "127.0.0.1:0");
+        let (mut plane, slots) = open(way, "127.0.0.1:0");
         let socket = peer("127.0.0.1:0");
         for _ in 0..100 {
             socket.send_to(&[1; 1000], plane.local_addr()).unwrap();
@@ -420,10 +451,10 @@ fn a_plane_can_go_with_datagrams_unread_and_undelivered(io: Io) {
     }
 }
 
-fn the_probe_names_calls_address_and_buffers(io: Io) {
-    let (plane, _slots) = open(io, "[::1]:0");
+fn the_probe_names_calls_address_and_buffers(way: Way) {
+    let (plane, _slots) = open(way, "[::1]:0");
     let line = plane.probe().to_string();
-    let calls = if io == Io::Mmsg { "recvmmsg and sendmmsg" } else { "io_uring" };
+    let calls = if way.io == Io::Mmsg { "recvmmsg and sendmmsg" } else { "io_uring" };
     assert!(line.starts_with(&format!("{calls} on UDP {}", plane.local_addr())), "{line}");
     assert!(plane.probe().receive_buffer_bytes > 0 && plane.probe().send_buffer_bytes > 0, "{line}");
 }

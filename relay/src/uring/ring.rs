@@ -12,14 +12,23 @@ use super::budget::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
 use super::buffers::{BUFFER_GROUP, Held};
 use super::receive::MessageShape;
 use super::transmit::Sending;
+use super::zero_copy::Ticket;
 use crate::plane::OpenError;
 
 /// The socket's place among the registered files.
 const SOCKET: Fixed = Fixed(0);
 
-/// Tags of the two requests that stay; every other tag is the position of a send in its window.
+/// Tags of the two requests that stay, and of the one that is a question. Every other tag is the position of a send in
+/// its window, or with this bit set, the ticket of a zero-copy send.
 const RECEIVE: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
+const PROBE: u64 = u64::MAX - 2;
+const ZERO_COPY: u64 = 1 << 32;
+
+/// Has the notification of a zero-copy send say whether the kernel copied after all (`IORING_SEND_ZC_REPORT_USAGE`,
+/// include/uapi/linux/io_uring.h), and how it says so (`IORING_NOTIF_USAGE_ZC_COPIED`).
+const REPORT_USAGE: u16 = 1 << 3;
+const COPIED: u32 = 1 << 31;
 
 /// Long enough to be no limit, short enough for the kernel's seconds not to overflow.
 const WAIT_MAX: Duration = Duration::from_secs(86_400);
@@ -40,12 +49,28 @@ pub(super) enum Completion {
         /// Whether the poll of it has ended.
         last: bool,
     },
-    /// A send failed; of those that do not, nothing is heard.
+    /// A copying send failed; of those that do not, nothing is heard.
     SendFailed {
         /// In the window of sends.
         position: usize,
         /// Why.
         errno: i32,
+    },
+    /// How a zero-copy send went: comes first, before the window's `enter` returns.
+    ZeroCopyResult {
+        /// Which.
+        ticket: Ticket,
+        /// Why it failed; 0 if it did not.
+        errno: i32,
+        /// Whether `ZeroCopyDone` follows, be it sent or not.
+        done_follows: bool,
+    },
+    /// The kernel does not read the memory of a zero-copy send any more.
+    ZeroCopyDone {
+        /// Which.
+        ticket: Ticket,
+        /// Whether it had copied it, or never sent it.
+        copied: bool,
     },
 }
 
@@ -121,6 +146,56 @@ impl Ring {
         unsafe { self.push(&entry) };
     }
 
+    /// Queues a send from the registered segment `segment` for the next [`Ring::enter`].
+    ///
+    /// # Safety
+    /// Promise 4 for `sending` itself and its address; promise 8: the payload's slot is held under `ticket`.
+    pub(super) unsafe fn push_zero_copy_send(&mut self, sending: &Sending, segment: u16, ticket: Ticket) {
+        let entry = opcode::SendZc::new(SOCKET, sending.start, sending.bytes)
+            .buf_index(Some(segment))
+            .dest_addr(sending.name.as_ptr())
+            .dest_addr_len(sending.name.length())
+            .flags(libc::MSG_DONTWAIT)
+            .zc_flags(REPORT_USAGE)
+            .build()
+            .user_data(ZERO_COPY | ticket.0 as u64);
+        // SAFETY: promises 4 and 8, kept by the caller.
+        unsafe { self.push(&entry) };
+    }
+
+    /// Whether the kernel sends without a copy and reports what it had to copy all the same (Linux 6.2, and 6.1 since
+    /// it was ported back). It looks at the flags of a request before it looks for its socket, and this one has none.
+    ///
+    /// To be called before anything else is pushed.
+    pub(super) fn probe_zero_copy(&mut self) -> io::Result<()> {
+        let entry = opcode::SendZc::new(Fd(-1), std::ptr::null(), 0).zc_flags(REPORT_USAGE).build();
+        // SAFETY: promise 4 is not concerned: this sends no bytes, to no address.
+        unsafe { self.push(&entry.user_data(PROBE)) };
+        self.enter();
+        let answer = self.io.completion().next().map_or(-libc::EOPNOTSUPP, |completion| completion.result());
+        if answer == -libc::EBADF { Ok(()) } else { Err(io::Error::from_raw_os_error(-answer)) }
+    }
+
+    /// Makes room for so many segments of memory to send from without a copy.
+    pub(super) fn open_segments(&self, count: u32) -> io::Result<()> {
+        self.io.submitter().register_buffers_sparse(count)
+    }
+
+    /// Makes `bytes` bytes at `start` segment `number`: they become real memory, and pinned.
+    ///
+    /// # Safety
+    /// Promise 1: they are mapped, and nobody makes another mapping in their place before the ring is dropped.
+    pub(super) unsafe fn register_segment(
+        &self,
+        number: u32,
+        start: *const u8,
+        bytes: usize,
+    ) -> io::Result<()> {
+        let segment = libc::iovec { iov_base: start.cast_mut().cast(), iov_len: bytes };
+        // SAFETY: promise 1, kept by the caller.
+        unsafe { self.io.submitter().register_buffers_update(number, &[segment], None) }
+    }
+
     /// # Safety
     /// What `entry` points to stays until the request has ended.
     unsafe fn push(&mut self, entry: &squeue::Entry) {
@@ -143,6 +218,14 @@ impl Ring {
                 Err(error) => panic!("io_uring_enter must not fail on a ring that is set up: {error}"),
             }
         }
+    }
+
+    /// Has the kernel post what is due, and take in nothing.
+    pub(super) fn fetch(&mut self) {
+        // SAFETY: promise 4 is not concerned: this submits nothing and passes no address. It can fail only for want of
+        // memory, or by a signal; then what is due is due later.
+        let _ =
+            unsafe { self.io.submitter().enter::<libc::sigset_t>(0, 0, EnterFlags::GETEVENTS.bits(), None) };
     }
 
     /// Sleeps until there is a completion, `timeout` has passed, or a signal came.
@@ -171,7 +254,8 @@ impl Ring {
 
     /// Takes the next completion that was posted.
     pub(super) fn next_completion(&mut self) -> Option<Completion> {
-        let completion = self.io.completion().next()?;
+        // A probe has a notification too.
+        let completion = self.io.completion().find(|completion| completion.user_data() != PROBE)?;
         let result = completion.result();
         let last = !cqueue::more(completion.flags());
         Some(match completion.user_data() {
@@ -181,6 +265,14 @@ impl Ring {
                 last,
             },
             WAKE => Completion::Woken { last },
+            tag if tag & ZERO_COPY != 0 => {
+                let ticket = Ticket((tag & !ZERO_COPY) as usize);
+                if cqueue::notif(completion.flags()) {
+                    Completion::ZeroCopyDone { ticket, copied: result as u32 & COPIED != 0 }
+                } else {
+                    Completion::ZeroCopyResult { ticket, errno: (-result).max(0), done_follows: !last }
+                }
+            }
             position => Completion::SendFailed { position: position as usize, errno: -result },
         })
     }
@@ -188,16 +280,15 @@ impl Ring {
 
 impl Drop for Ring {
     /// Ends every request and lets go of socket and buffers, without submitting anything: after a panic, what is
-    /// queued may point nowhere.
+    /// queued may point nowhere. Segments are not unregistered but left to the kernel, which keeps them pinned as long
+    /// as it reads them (promise 9); before Linux 6.12, unregistering would wait for that.
     fn drop(&mut self) {
-        let submitter = self.io.submitter();
         // Each of these fails only when there is nothing to do, as after a `Plane::open` that failed half-way.
-        let _ = submitter.register_sync_cancel(None, CancelBuilder::any());
+        let _ = self.io.submitter().register_sync_cancel(None, CancelBuilder::any());
         // Runs what the cancelled requests left to be run; until then they hold the socket.
-        // SAFETY: promise 4 is not concerned: this submits nothing and passes no address.
-        let _ = unsafe { submitter.enter::<libc::sigset_t>(0, 0, EnterFlags::GETEVENTS.bits(), None) };
-        let _ = submitter.unregister_buf_ring(BUFFER_GROUP);
-        let _ = submitter.unregister_files();
+        self.fetch();
+        let _ = self.io.submitter().unregister_buf_ring(BUFFER_GROUP);
+        let _ = self.io.submitter().unregister_files();
     }
 }
 

@@ -8,7 +8,7 @@ use super::*;
 fn receiving_goes_on_after_all_buffers_were_taken() {
     const BURST: u64 = 64;
     let slots = SlotMemory::map(1).unwrap();
-    let mut plane = Plane::open("127.0.0.1:0".parse().unwrap(), slots.region()).unwrap();
+    let mut plane = Plane::open("127.0.0.1:0".parse().unwrap(), slots.region(), 0).unwrap();
     let (socket, to) = (UdpSocket::bind("127.0.0.1:0").unwrap(), plane.common.socket.local_addr());
     // Nothing is handed over while the kernel fills what it has.
     let mut sent = 0;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use codec::DATAGRAM_BYTES;
-use mesh::{Outbox, Payload, Transmit};
+use mesh::{Outbox, Payload, SlotIndex, Transmit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::address::Name;
@@ -43,6 +43,10 @@ pub(super) struct Sending {
     pub(super) bytes: u32,
     /// What the kernel said; 0 for nothing, which is success.
     pub(super) errno: i32,
+    /// The slot of the payload, as long as it may be sent from there without a copy.
+    pub(super) slot: Option<SlotIndex>,
+    /// Whether it was sent without a copy; what became of its bytes is then heard later.
+    pub(super) zero_copy: bool,
 }
 
 impl Sending {
@@ -79,6 +83,8 @@ impl Patience {
 pub(super) struct Batch {
     /// The first message that was not yet in a window.
     next: usize,
+    /// Whether the socket was too full for the window.
+    full: bool,
     patience: Patience,
 }
 
@@ -98,8 +104,8 @@ impl Common {
         self.refused.drain(..)
     }
 
-    /// Fills the window with what is to be sent now: what the socket had no room for, once it has, or else the next
-    /// messages. `false` when the batch is done. To be followed by the sending of the window, and `settle_window`.
+    /// Fills the window with what is to be sent now: what is left in it of the last attempt, once the socket has room,
+    /// or else the next messages. `false` when the batch is done. To be followed by the sending of the window, and `settle_window`.
     ///
     /// The window holds addresses of slot memory and of the outbox (promise 4): a window that a panic left behind is
     /// forgotten with the first call for a batch.
@@ -108,7 +114,7 @@ impl Common {
             self.window.clear();
         }
         if !self.window.is_empty() {
-            if self.await_room(&mut batch.patience) {
+            if !std::mem::take(&mut batch.full) || self.await_room(&mut batch.patience) {
                 return true;
             }
             self.counters.gave_up += self.window.len() as u64;
@@ -130,7 +136,11 @@ impl Common {
                 continue;
             };
             let (start, bytes) = self.payload(outbox, transmit);
-            let sending = Sending { message, name, start, bytes, errno: 0 };
+            let slot = match transmit.payload {
+                Payload::Train { slot, .. } => Some(slot),
+                Payload::Control(_) => None,
+            };
+            let sending = Sending { message, name, start, bytes, errno: 0, slot, zero_copy: false };
             if self.segmentation.may_try(transmit.to, sending.is_train()) {
                 self.window.push(sending);
             } else {
@@ -152,19 +162,32 @@ impl Common {
         }
     }
 
-    /// Books the window; leaves in it what the socket had no room for.
+    /// Books the window; leaves in it what the socket had no room for, and what the kernel would not send without a
+    /// copy.
     pub(super) fn settle_window(&mut self, outbox: &Outbox, batch: &mut Batch) {
         let mut window = std::mem::take(&mut self.window);
         window.retain_mut(|sending| {
             let transmit = &outbox.transmits()[sending.message];
+            let zero_copy = std::mem::take(&mut sending.zero_copy);
             match std::mem::take(&mut sending.errno) {
                 0 => {
                     if sending.is_train() {
                         self.segmentation.accepted(transmit.to);
                     }
                     self.note_sent(transmit, sending.bytes);
+                    if !zero_copy {
+                        self.note_copied(transmit, sending.bytes as usize);
+                    }
                 }
-                libc::EAGAIN | libc::ENOBUFS => return true,
+                libc::EAGAIN | libc::ENOBUFS => {
+                    batch.full = true;
+                    return true;
+                }
+                // Whether that is the reason shows when it is copied.
+                _ if zero_copy => {
+                    sending.slot = None;
+                    return true;
+                }
                 libc::EIO | libc::EINVAL | libc::EMSGSIZE => {
                     self.send_refused(transmit, sending, &mut batch.patience);
                 }
@@ -206,6 +229,7 @@ impl Common {
         };
         self.counters.datagrams_sent += sent.div_ceil(DATAGRAM_BYTES) as u64;
         self.counters.bytes_sent += sent as u64;
+        self.note_copied(transmit, sent);
         match outcome {
             Singly::Sent if matches!(transmit.payload, Payload::Control(_)) => {
                 self.counters.control_sent += 1
@@ -270,6 +294,12 @@ impl Common {
         };
         counters.datagrams_sent += datagrams;
         counters.bytes_sent += u64::from(bytes);
+    }
+
+    fn note_copied(&mut self, transmit: &Transmit, bytes: usize) {
+        if matches!(transmit.payload, Payload::Train { .. }) {
+            self.counters.copied_bytes += bytes as u64;
+        }
     }
 
     fn note_refused(&mut self, to: SocketAddr) {

@@ -91,6 +91,6 @@ fn the_relay_says_which_calls_it_uses() {
 fn an_address_at_fault_is_no_reason_to_go_without_io_uring() {
     let listen = "192.0.2.1:7450".parse().unwrap();
     let slots = relay::uring::SlotMemory::map(1).unwrap();
-    let error = relay::plane::Plane::open(Io::Auto, listen, slots.region()).err().unwrap();
+    let error = relay::plane::Plane::open(Io::Auto, listen, slots.region(), 0).err().unwrap();
     assert!(matches!(error, OpenError::Bind { .. }) && !error.is_about_io_uring(), "{error}");
 }

@@ -175,7 +175,7 @@ pub(super) fn by_plane(
     let mut slots = SlotMemory::map(SLOTS).map_err(no_memory)?;
     // What was never written is one page of zeros, many times.
     slots.bytes_mut(0..SLOTS * SLOT_BYTES).fill(0xa5);
-    let opened = Plane::open(io, (from, 0).into(), slots.region());
+    let opened = Plane::open(io, (from, 0).into(), slots.region(), 0);
     let mut plane = opened.map_err(relay::StartError::from)?;
     let mut outbox = Outbox::new(BATCH_MESSAGES);
     let rounds = (0..SLOTS as u32).cycle();
