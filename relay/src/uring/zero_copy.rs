@@ -220,7 +220,43 @@ impl Segments {
 
 #[cfg(test)]
 mod tests {
+    use mesh::Memory;
+
     use super::*;
+    use crate::uring::SlotMemory;
+
+    #[test]
+    fn a_result_that_no_notification_follows_ends_the_holding() {
+        let slots = SlotMemory::map(1).unwrap();
+        let mut zero_copy = ZeroCopy::open(1, slots.region(), &mut Ring::open().unwrap());
+        let slot = SlotIndex(0);
+        let mut send = |position, errno, done_follows| {
+            slots.hold(slot);
+            let in_flight = InFlight { slot, bytes: 9, position, sent: false };
+            let ticket = zero_copy.in_flight.insert(in_flight);
+            let mut counters = PlaneCounters::default();
+            let told = zero_copy.note_result(Ticket(ticket), errno, done_follows, &mut counters);
+            assert_eq!(told, position);
+            if done_follows {
+                assert!(slots.is_held(slot));
+                zero_copy.note_done(Ticket(ticket), errno != 0, &mut counters);
+            }
+            assert!(!slots.is_held(slot));
+            counters.zero_copy_bytes + counters.copied_bytes
+        };
+        assert_eq!(send(3, libc::ENOMEM, false), 0);
+        assert_eq!(send(4, libc::EAGAIN, true), 0, "what was not sent was not copied either");
+        assert_eq!(send(5, 0, true), 9);
+    }
+
+    #[test]
+    fn without_a_length_to_begin_at_there_is_none() {
+        let slots = SlotMemory::map(1).unwrap();
+        let mut ring = Ring::open().unwrap();
+        assert_eq!(ZeroCopy::open(0, slots.region(), &mut ring).to_string(), "no zero-copy (switched off)");
+        let all = ZeroCopy::open(24_640, slots.region(), &mut ring);
+        assert_eq!(all.to_string(), "trains from 24640 bytes on zero-copy");
+    }
 
     #[test]
     fn segments_cover_all_slots_within_what_a_ring_takes() {

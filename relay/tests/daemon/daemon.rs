@@ -47,12 +47,12 @@ impl Daemon {
 
     /// The same; with the lines of the log up to the one that says where it listens.
     pub(crate) fn start_with_log(listen: &str, more: &[&str]) -> (Daemon, Vec<String>) {
-        let mut child = superpeerd(&["--listen", listen])
-            .args(more)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the daemon");
+        Daemon::start_by(superpeerd(&["--listen", listen]).args(more))
+    }
+
+    /// The same, with a command that becomes the daemon.
+    pub(crate) fn start_by(command: &mut Command) -> (Daemon, Vec<String>) {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the daemon");
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (line_to, log) = mpsc::channel();
         thread::spawn(move || {

@@ -4,6 +4,7 @@ mod command_line;
 mod daemon;
 mod hostile;
 mod in_process;
+mod locked_memory;
 mod peer;
 mod sessions;
 mod wait;
