@@ -8,7 +8,7 @@
 //! use relay::uring::SlotMemory;
 //!
 //! let slots = SlotMemory::map(1024)?;
-//! let mut plane = Plane::open(Io::Auto, "[::]:7000".parse()?, slots.region(), 24_640)?;
+//! let mut plane = Plane::open(Io::Auto, "[::]:7000".parse()?, slots.region(), 19_712)?;
 //! let mut outbox = Outbox::new(4096);
 //! loop {
 //!     plane.receive(|from, datagram| println!("{} bytes from {from}", datagram.len()));

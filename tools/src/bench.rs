@@ -13,9 +13,11 @@ use crate::Error;
 
 mod chart;
 pub mod codec;
+mod device;
 pub mod limit;
 pub mod relay;
 mod sink;
+pub mod zero_copy;
 
 /// Measure what this machine can carry
 ///
@@ -25,6 +27,7 @@ mod sink;
 Examples:
   superpeer bench limit
   superpeer bench relay --subscribers 1000 --channels auto --json
+  sudo superpeer bench zero-copy
   superpeer bench codec")]
 pub struct Args {
     #[command(subcommand)]
@@ -36,6 +39,7 @@ enum Command {
     Limit(limit::Args),
     Relay(relay::Args),
     Codec(codec::Args),
+    ZeroCopy(zero_copy::Args),
     #[command(hide = true)]
     RelayChild(relay::child::Args),
 }
@@ -49,6 +53,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Limit(args) => limit::run(args),
         Command::Relay(args) => relay::run(args),
         Command::Codec(args) => codec::run(args),
+        Command::ZeroCopy(args) => zero_copy::run(args),
         Command::RelayChild(args) => relay::child::run(args),
     }
 }

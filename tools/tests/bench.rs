@@ -79,6 +79,20 @@ fn charts_are_drawn_and_a_file_that_cannot_be_written_is_refused_at_once() {
 }
 
 #[test]
+fn zero_copy_over_loopback_says_that_the_kernel_copies() {
+    let found =
+        json(&["zero-copy", "--sink", "loopback", "--destinations", "3", "--seconds", "0.02", "--json"]);
+    let rows = found["trains"].as_array().unwrap();
+    assert_eq!((rows.len(), &rows[12]["train"], &rows[12]["bytes"]), (13, &48.into(), &59_136.into()));
+    for row in rows {
+        assert_numbers(row, &["copying_us", "zero_copy_us", "ratio"]);
+        assert_eq!(row["copied"], 1.0, "{row}");
+    }
+    assert!(found["zero_copy_from_bytes"].is_null(), "{found}");
+    assert!(found["verdict"].as_str().unwrap().contains("loopback"), "{found}");
+}
+
+#[test]
 fn codec_measures_both_sizes_of_chunk() {
     let found = json(&["codec", "--json"]);
     let rows = found["chunks"].as_array().unwrap();

@@ -11,9 +11,9 @@ pub(crate) const MESSAGES_PER_PASS: usize = 64;
 /// Messages that are under way at once.
 pub(crate) const SEND_WINDOW: usize = 512;
 
-/// Trains of at least so many bytes are sent without a copy by default: 20 datagrams. Below, pinning and giving notice
-/// cost more than the copy (`superpeer bench zero-copy`; see DESIGN.md).
-pub(crate) const ZERO_COPY_FROM_BYTES: u32 = 20 * codec::DATAGRAM_BYTES as u32;
+/// Trains of at least so many bytes are sent without a copy by default: 16 datagrams. Below, giving notice costs about
+/// as much as the copy (`superpeer bench zero-copy`; see DESIGN.md).
+pub(crate) const ZERO_COPY_FROM_BYTES: u32 = 16 * codec::DATAGRAM_BYTES as u32;
 
 /// Asked of the kernel as receive buffer of the socket (it grants twice that): a fan-out of 50 ms at 2 Gbit/s coming
 /// in is 12.5 MB.

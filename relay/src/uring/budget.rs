@@ -35,7 +35,7 @@ pub(super) const SUBMISSION_ENTRIES: u32 = SEND_WINDOW as u32;
 /// Completion queue entries; a power of two.
 pub(super) const COMPLETION_ENTRIES: u32 = 2_048;
 
-/// Zero-copy sends under way at once; further trains are copied. The socket's send buffer holds 340 trains of 24,640
+/// Zero-copy sends under way at once; further trains are copied. The socket's send buffer holds 425 trains of 19,712
 /// bytes (8 MiB as the kernel counts), and what of the last two windows has ended may not have been noted yet.
 pub(super) const ZERO_COPY_IN_FLIGHT: usize = 1_000;
 

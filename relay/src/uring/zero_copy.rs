@@ -254,8 +254,8 @@ mod tests {
         let slots = SlotMemory::map(1).unwrap();
         let mut ring = Ring::open().unwrap();
         assert_eq!(ZeroCopy::open(0, slots.region(), &mut ring).to_string(), "no zero-copy (switched off)");
-        let all = ZeroCopy::open(24_640, slots.region(), &mut ring);
-        assert_eq!(all.to_string(), "trains from 24640 bytes on zero-copy");
+        let all = ZeroCopy::open(19_712, slots.region(), &mut ring);
+        assert_eq!(all.to_string(), "trains from 19712 bytes on zero-copy");
     }
 
     #[test]

@@ -14,40 +14,62 @@ use relay::uring::SlotMemory;
 use serde_json::{Value, json};
 
 use super::chart::{ChartFile, Line, Panel};
+use super::relay::{Sinking, lab};
 use super::sink::{Sink, socket_drops};
-use super::{DESTINATIONS_MAX, Destinations, LOOPBACK, rounded, thread_cpu, wire_bytes};
+use super::{DESTINATIONS_MAX, Destinations, LOOPBACK, device, rounded, thread_cpu, wire_bytes};
 use crate::Error;
 use crate::interrupt::Interrupt;
 
 /// Measure the bare kernel: what one core can send, with no relay around it
 ///
 /// Sends trains of 1 to 48 datagrams to many addresses, as the relay does (io_uring, trains segmented by the kernel) and
-/// by sendmmsg, into the same sink. Rates are per second of the sending thread's processor time; on loopback, that
-/// includes the kernel's work on the receiving side.
+/// by sendmmsg, into the same sink; in the lab also without a copy, which loopback does not know. Rates are per second of
+/// the sending thread's processor time; on loopback, that includes the kernel's work on the receiving side.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  superpeer bench limit --destinations 1000 --seconds 1 --svg limit.svg")]
 pub struct Args {
     /// How many addresses to send to in turn (1 to 65536)
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(DESTINATIONS_MAX)))]
     pub destinations: u32,
-    /// How long to measure each of the ten lines, in seconds (0.01 to 60)
+    /// How long to measure each line, in seconds (0.01 to 60)
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     pub seconds: f64,
     /// Draw Gbit/s over the length of trains into an SVG file
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
+    /// Where the datagrams go
+    #[arg(long, value_name = "SINK", value_enum, default_value = "loopback")]
+    pub sink: Sinking,
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
+    /// This process has a network namespace of its own already
+    #[arg(long, hide = true)]
+    in_namespace: bool,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|seconds| (0.01..=60.0).contains(seconds));
     number.ok_or_else(|| "it must be a number from 0.01 to 60".to_owned())
 }
 
 /// Datagrams per send.
 const TRAINS: [usize; 5] = [1, 4, 16, 32, 48];
+
+/// A way to send, and its name in the table.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    pub(super) name: &'static str,
+    pub(super) io: Io,
+    pub(super) zero_copy_from_bytes: u32,
+}
+
+/// The second is for the lab only.
+const WAYS: [Way; 3] = [
+    Way { name: "io_uring", io: Io::Uring, zero_copy_from_bytes: 0 },
+    Way { name: "zero-copy", io: Io::Uring, zero_copy_from_bytes: 1 },
+    Way { name: "sendmmsg", io: Io::Mmsg, zero_copy_from_bytes: 0 },
+];
 
 /// Slots that are sent from in turn, one for a round of all destinations.
 const SLOTS: usize = 64;
@@ -57,26 +79,39 @@ const SLOTS: usize = 64;
 /// # Errors
 /// When the system gives no socket, ring or thread.
 pub fn run(args: Args) -> Result<(), Error> {
+    if args.sink == Sinking::Lab && !args.in_namespace {
+        return Err(lab::enter("--in-namespace"));
+    }
     let chart = args.svg.as_deref().map(ChartFile::open).transpose()?;
     let interrupt = Interrupt::listen_quietly()?;
-    let mut sink = Sink::open(args.destinations, None)?;
-    let destinations = sink.destinations(LOOPBACK, args.destinations);
+    let mut drops = 0;
     let (over, received) = (AtomicBool::new(false), AtomicU64::new(0));
-    let rows = thread::scope(|scope| {
-        scope.spawn(|| drain(&mut sink, &over, &received));
-        let rows = measure(&args, &destinations, &interrupt);
-        over.store(true, Ordering::Release);
-        rows
-    })?;
+    let rows = match args.sink {
+        Sinking::Lab => {
+            device::set_up()?;
+            measure(&args, device::FROM, &device::destinations(args.destinations), &interrupt)?
+        }
+        Sinking::Loopback => {
+            let mut sink = Sink::open(args.destinations, None)?;
+            let destinations = sink.destinations(LOOPBACK, args.destinations);
+            let rows = thread::scope(|scope| {
+                scope.spawn(|| drain(&mut sink, &over, &received));
+                let rows = measure(&args, Ipv4Addr::LOCALHOST, &destinations, &interrupt);
+                over.store(true, Ordering::Release);
+                rows
+            })?;
+            drops = socket_drops(&destinations.all_ports());
+            rows
+        }
+    };
     if let Some(chart) = chart {
         chart.write(&[panel(&args, &rows)])?;
     }
-    let drops = socket_drops(&destinations.all_ports());
     if args.json {
         let rows: Vec<Value> = rows.iter().map(|(io, pace)| pace.json(io)).collect();
         let whole = json!({
-            "destinations": args.destinations, "limits": rows, "datagrams_received": received.into_inner(),
-            "messages_dropped_by_sink": drops,
+            "destinations": args.destinations, "sink": args.sink.name(), "limits": rows,
+            "datagrams_received": received.into_inner(), "messages_dropped_by_sink": drops,
         });
         return crate::error::print(&whole.to_string());
     }
@@ -86,6 +121,7 @@ pub fn run(args: Args) -> Result<(), Error> {
 
 fn measure(
     args: &Args,
+    from: Ipv4Addr,
     destinations: &Destinations,
     interrupt: &Interrupt,
 ) -> Result<Vec<(&'static str, Pace)>, Error> {
@@ -96,8 +132,10 @@ fn measure(
         if interrupt.is_set() {
             break;
         }
-        for (name, io) in [("io_uring", Io::Uring), ("sendmmsg", Io::Mmsg)] {
-            rows.push((name, by_plane(io, Ipv4Addr::LOCALHOST, destinations, train, duration)?));
+        for way in WAYS {
+            if way.zero_copy_from_bytes == 0 || args.sink == Sinking::Lab {
+                rows.push((way.name, by_plane(way, from, destinations, train, duration)?));
+            }
         }
     }
     rows.sort_by_key(|(io, pace)| (*io, pace.train));
@@ -165,7 +203,7 @@ impl Pace {
 
 /// By a plane as the relay's, from an address of this machine.
 pub(super) fn by_plane(
-    io: Io,
+    way: Way,
     from: Ipv4Addr,
     destinations: &Destinations,
     train: usize,
@@ -175,7 +213,7 @@ pub(super) fn by_plane(
     let mut slots = SlotMemory::map(SLOTS).map_err(no_memory)?;
     // What was never written is one page of zeros, many times.
     slots.bytes_mut(0..SLOTS * SLOT_BYTES).fill(0xa5);
-    let opened = Plane::open(io, (from, 0).into(), slots.region(), 0);
+    let opened = Plane::open(way.io, (from, 0).into(), slots.region(), way.zero_copy_from_bytes);
     let mut plane = opened.map_err(relay::StartError::from)?;
     let mut outbox = Outbox::new(BATCH_MESSAGES);
     let rounds = (0..SLOTS as u32).cycle();

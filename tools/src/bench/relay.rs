@@ -15,7 +15,7 @@ use crate::interrupt::Interrupt;
 mod board;
 pub(super) mod child;
 mod copies;
-mod lab;
+pub(super) mod lab;
 mod publishers;
 mod report;
 mod run;
@@ -84,7 +84,7 @@ pub enum Sinking {
 }
 
 impl Sinking {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Sinking::Loopback => "loopback",
             Sinking::Lab => "lab",

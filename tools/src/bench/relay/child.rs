@@ -143,9 +143,10 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
     };
     drop(relay);
     let io = if uses_io_uring { Io::Uring } else { Io::Mmsg };
+    let way = limit::Way { name: "the relay's", io, zero_copy_from_bytes: config.zero_copy_from_bytes };
     let failed = |error: serde_json::Error| Error::BenchRelay(error.to_string());
     let Ending { train, destinations } = serde_json::from_str(&ending).map_err(failed)?;
-    say(&Limit { gbps: limit::by_plane(io, listen, &destinations, train, LIMIT_TIME)?.gbps() })
+    say(&Limit { gbps: limit::by_plane(way, listen, &destinations, train, LIMIT_TIME)?.gbps() })
 }
 
 fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {

@@ -12,10 +12,10 @@ use std::process::Command;
 use crate::Error;
 
 /// The end of the relay.
-pub(super) const RELAY: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 2);
+pub(in crate::bench) const RELAY: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 2);
 
 /// The first subscriber's address; all are within its /16.
-pub(super) const SUBSCRIBERS: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 0);
+pub(in crate::bench) const SUBSCRIBERS: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 0);
 
 /// The first publisher's address; all are within its /16.
 pub(super) const PUBLISHERS: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 0);
@@ -38,7 +38,7 @@ pub(super) fn isolated() -> Result<Command, Error> {
 }
 
 /// Runs this command line once more, with `flag` added, in a new network namespace, and in place of this process.
-pub(super) fn enter(flag: &str) -> Error {
+pub(in crate::bench) fn enter(flag: &str) -> Error {
     if !nix::unistd::geteuid().is_root() {
         return Error::Lab("namespaces need root: run it with sudo, or use --sink loopback".to_owned());
     }
@@ -83,11 +83,11 @@ fn drop_rule(stride: u32) -> String {
     format!("ip daddr {SUBSCRIBERS}/16 ip daddr & {mask} != 0.0.0.0 udp length > 1000 counter drop\n")
 }
 
-fn ip(arguments: &str) -> Result<(), Error> {
+pub(in crate::bench) fn ip(arguments: &str) -> Result<(), Error> {
     run("ip", &arguments.split(' ').collect::<Vec<_>>())
 }
 
-fn run(program: &str, arguments: &[&str]) -> Result<(), Error> {
+pub(in crate::bench) fn run(program: &str, arguments: &[&str]) -> Result<(), Error> {
     let done = Command::new(program).args(arguments).output();
     let done = done.map_err(|error| {
         Error::Lab(format!("cannot run {program}: {error}; the lab needs iproute2 and nftables"))
