@@ -71,6 +71,8 @@ fn publish(snapshot: &Snapshot) {
         ("superpeer_signature_checks_total", node.signature_checks),
         ("superpeer_received_bytes_total", plane.bytes_received),
         ("superpeer_sent_bytes_total", plane.bytes_sent),
+        ("superpeer_copied_bytes_total", plane.copied_bytes),
+        ("superpeer_zero_copy_bytes_total", plane.zero_copy_bytes),
         ("superpeer_send_errors_total", plane.send_errors + plane.gave_up),
     ];
     for (name, total) in counters {

@@ -9,7 +9,7 @@
 //! | submission queue | 512 × (64 + 4) = 34,816 |
 //! | completion queue | 2,048 × 16 = 32,768 |
 //! | window of sends | 512 × 72 = 36,864 |
-//! | zero-copy sends under way | 1,000 × 32 = 32,000 |
+//! | zero-copy sends under way | 1,000 × 24 = 24,000 |
 //!
 //! The queues (and, in some kernels, the buffers' ring) count as locked memory: with 128 KiB of it the plane starts. So
 //! does slot memory that zero-copy sends are made from, in pieces of 4 MiB, with each plane that sends from it; where
@@ -45,9 +45,6 @@ pub(super) const ZERO_COPY_IN_FLIGHT: usize = 1_000;
 const COMPLETIONS_MAX: usize = RECEIVE_BUFFERS as usize + SEND_WINDOW + ZERO_COPY_IN_FLIGHT + 3;
 const _: () = assert!(COMPLETIONS_MAX <= COMPLETION_ENTRIES as usize);
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && SUBMISSION_ENTRIES.is_power_of_two());
-
-/// What the kernel maps with one entry where it can, and pins as one piece.
-pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Slots of a piece of slot memory that is registered at once for zero-copy sends, at least: 4 MiB. All of it becomes real
 /// memory then: that little, if one late joiner is all that is ever sent long trains; and the kernel takes 1 ms for it.

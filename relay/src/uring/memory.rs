@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesh::{Memory, SLOT_BYTES, SlotIndex};
 
-use super::budget::HUGE_PAGE_BYTES;
-
-/// The slots of one node: huge pages where the system gives them, and each page only once it is touched. Nodes of
-/// several workers have parts of one mapping.
+/// The slots of one node; each page becomes real only once it is touched. Nodes of several workers have parts of one
+/// mapping.
+///
+/// Not in huge pages, which the kernel would register as one piece each: it charges the socket's send buffer for a
+/// zero-copy send with the whole way from the start of such a piece, 1 MiB on average (io_uring/net.c,
+/// `io_sg_from_iter`), so that a device with a queue would get eight trains at a time.
 #[derive(Debug)]
 pub struct SlotMemory {
     region: SlotRegion,
@@ -36,7 +38,7 @@ impl SlotMemory {
     pub fn map_parts(slots: usize, parts: usize) -> io::Result<Vec<SlotMemory>> {
         let number = |part: usize| u32::try_from(part * slots).map_err(|_| io::ErrorKind::OutOfMemory);
         let all = number(parts)? as usize;
-        let mapping = Mapping::anonymous(all * SLOT_BYTES, libc::MADV_HUGEPAGE)?;
+        let mapping = Mapping::anonymous(all * SLOT_BYTES, libc::MADV_NOHUGEPAGE)?;
         let holders = (0..all).map(|_| AtomicU32::new(0)).collect();
         let region = SlotRegion { mapped: Arc::new(Mapped { mapping, holders }) };
         (0..parts)
@@ -116,7 +118,7 @@ struct Mapped {
 impl SlotRegion {
     /// Where `range` is. Panics when it is not within the memory: it came from a node that was given other slots.
     pub(super) fn address(&self, range: &Range<usize>) -> *const u8 {
-        let Mapping { start, bytes, .. } = &self.mapped.mapping;
+        let Mapping { start, bytes } = &self.mapped.mapping;
         assert!(
             range.start <= range.end && range.end <= *bytes,
             "slot bytes {range:?} of a region of {bytes}"
@@ -147,9 +149,6 @@ impl SlotRegion {
 
 /// A private anonymous mapping.
 pub(super) struct Mapping {
-    mapped: NonNull<u8>,
-    mapped_bytes: usize,
-    /// The part of it that is used.
     start: NonNull<u8>,
     bytes: usize,
 }
@@ -164,25 +163,19 @@ impl Mapping {
     pub(super) fn anonymous(bytes: usize, advice: libc::c_int) -> io::Result<Mapping> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // Room to begin at a huge page: kernels before 6.7 do not see to that. What is left over is never touched.
-        let mapped_bytes = bytes.saturating_add(if bytes < HUGE_PAGE_BYTES { 0 } else { HUGE_PAGE_BYTES });
         // SAFETY: promise 1: a new mapping at an address of the kernel's choice concerns no memory that is in use.
-        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), mapped_bytes, access, kind, -1, 0) };
-        if mapped == libc::MAP_FAILED {
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let mapped: NonNull<u8> =
-            NonNull::new(mapped.cast()).expect("mmap gives no mapping at address 0 unless asked to");
-        let before = if mapped_bytes > bytes { mapped.as_ptr().align_offset(HUGE_PAGE_BYTES) } else { 0 };
-        // SAFETY: promise 1: less than `HUGE_PAGE_BYTES`, by which the mapping just made is longer than `bytes`.
-        let start = unsafe { mapped.add(before) };
-        // SAFETY: promise 1: within the mapping just made; neither hint changes its contents. The result is of no
-        // interest: without huge pages the memory is slower, not wrong.
-        unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) };
-        Ok(Mapping { mapped, mapped_bytes, start, bytes })
+        // SAFETY: promise 1: start and length of the mapping just made; neither hint changes its contents. The result
+        // is of no interest: without huge pages the memory is slower, not wrong.
+        unsafe { libc::madvise(start, bytes, advice) };
+        let start = NonNull::new(start.cast()).expect("mmap gives no mapping at address 0 unless asked to");
+        Ok(Mapping { start, bytes })
     }
 
-    /// Its first byte; aligned to pages, and to huge ones if it is as long as one.
+    /// Its first byte; page-aligned.
     pub(super) fn start(&self) -> NonNull<u8> {
         self.start
     }
@@ -191,7 +184,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: promise 1: this is the last owner. Fails only for arguments that are no mapping.
-        unsafe { libc::munmap(self.mapped.as_ptr().cast(), self.mapped_bytes) };
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
     }
 }
 
@@ -212,14 +205,6 @@ mod tests {
         assert!(memory.bytes(all.clone()).iter().all(|&byte| byte == 0));
         memory.bytes_mut(all.end - 1..all.end)[0] = 7;
         assert_eq!(memory.bytes(all).last(), Some(&7));
-    }
-
-    #[test]
-    fn long_memory_begins_at_a_huge_page_and_is_writable_throughout() {
-        let mut memory = SlotMemory::map(100).unwrap();
-        let bytes = memory.bytes_mut(0..100 * SLOT_BYTES);
-        assert!(bytes.as_ptr().addr().is_multiple_of(HUGE_PAGE_BYTES));
-        bytes.fill(1);
     }
 
     #[test]
