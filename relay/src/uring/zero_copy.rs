@@ -82,10 +82,14 @@ impl ZeroCopy {
         if self.missing.is_some() || self.in_flight.len() == ZERO_COPY_IN_FLIGHT {
             return None;
         }
-        let segment = self.segments.registered(slot, &self.region, ring)?;
+        // First, so that nothing is pinned for a device that copies.
         if !self.watch.may_ask(self.now) {
             return None;
         }
+        let Some(segment) = self.segments.registered(slot, &self.region, ring) else {
+            self.watch.note(Outcome::NotSent, self.now);
+            return None;
+        };
         self.region.hold(slot);
         let in_flight = InFlight { slot, bytes: sending.bytes, position, sent: false };
         Some((segment, Ticket(self.in_flight.insert(in_flight))))
@@ -108,8 +112,12 @@ impl ZeroCopy {
         }
         match errno {
             0 => {}
-            libc::EAGAIN | libc::ENOBUFS => self.note(Outcome::NotSent, counters),
-            _ => self.note(Outcome::Copied, counters),
+            // What the kernel may have against the way; it will be copied.
+            libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::EFAULT | libc::ENOMEM => {
+                self.note(Outcome::Copied, counters)
+            }
+            // A full socket, or no way to the destination.
+            _ => self.note(Outcome::NotSent, counters),
         }
         position
     }

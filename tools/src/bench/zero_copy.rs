@@ -84,7 +84,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     if args.json {
         let whole = json!({
             "destinations": args.destinations, "sink": args.sink.name(),
-            "trains": rows.iter().map(Row::json).collect::<Vec<_>>(), "zero_copy_from_bytes": verdict.from_bytes(),
+            "trains": rows.iter().map(Row::json).collect::<Vec<_>>(), "zero_copy_from_bytes": verdict.threshold_bytes(),
             "verdict": verdict.text(),
         });
         return crate::error::print(&whole.to_string());
@@ -144,7 +144,7 @@ impl Verdict {
         winning.last().map_or(Verdict::Never, |row| Verdict::From(row.bytes()))
     }
 
-    fn from_bytes(self) -> Option<usize> {
+    fn threshold_bytes(self) -> Option<usize> {
         match self {
             Verdict::From(bytes) => Some(bytes),
             Verdict::Never => Some(0),
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn where_the_kernel_copies_nothing_follows() {
         let verdict = Verdict::of(&rows(&[0.5, 0.5], 1.0));
-        assert_eq!((verdict, verdict.from_bytes()), (Verdict::Copied, None));
+        assert_eq!((verdict, verdict.threshold_bytes()), (Verdict::Copied, None));
         assert!(verdict.text().contains("loopback"));
     }
 }
