@@ -21,9 +21,9 @@
 //! 4. **What a send points to stays until the kernel has taken it in.** A send never blocks (`MSG_DONTWAIT`) and is
 //!    never punted to another thread (no link, drain or async flag), so the kernel is done with payload and address when
 //!    `io_uring_enter` (or `sendmmsg`, `sendmsg`) returns; `transmit` does not return before. Of a zero-copy send that
-//!    goes for the address, which the kernel copies when it prepares the request or issues it (io_uring/net.c,
-//!    `io_send_setup`; before Linux 6.11 `io_send_zc`), but not for the payload: promise 8. *Else:* a subscriber is sent
-//!    another one's bytes, or bytes of no one.
+//!    goes for the address, which the kernel copies when it prepares the request (io_uring/net.c, `io_send_setup`) or, in
+//!    older kernels, issues it, but not for the payload: promise 8. *Else:* a subscriber is sent another one's bytes, or
+//!    bytes of no one.
 //! 5. **Bytes of a slot become a reference through the one [`SlotMemory`] whose slot it is.** Each slot is one's alone;
 //!    a [`SlotRegion`] is good for an address that is given to the kernel, and another `SlotMemory` only copies out
 //!    verified shards of a slot that is held for it, which nobody writes meanwhile. *Else:* a shared and an exclusive
@@ -33,7 +33,6 @@
 //!    kernel reads or writes past it.
 //! 7. **One thread creates, drives and drops the ring** (`SINGLE_ISSUER`): `Plane` is not `Send`. *Else:* every call
 //!    fails with `EEXIST`, and completions never run.
-//!
 //! 8. **A slot is held for each zero-copy send from it, from before the request is queued until the kernel's notification,
 //!    or until its result says that none will come.** A held slot's chunk may go, but the slot is not given to another
 //!    one. *Else:* as in promise 5, datagrams of mixed bytes: each is lost, and costs a repair.

@@ -281,7 +281,7 @@ impl Ring {
 impl Drop for Ring {
     /// Ends every request and lets go of socket and buffers, without submitting anything: after a panic, what is
     /// queued may point nowhere. Segments are not unregistered but left to the kernel, which keeps them pinned as long
-    /// as it reads them (promise 9); before Linux 6.12, unregistering would wait for that.
+    /// as it reads them (promise 9); in older kernels, unregistering would wait for that.
     fn drop(&mut self) {
         // Each of these fails only when there is nothing to do, as after a `Plane::open` that failed half-way.
         let _ = self.io.submitter().register_sync_cancel(None, CancelBuilder::any());
