@@ -1,6 +1,8 @@
 //! Everything a person types: the commands of `superpeer`, and the parts they are made of.
 //!
 //! It does not define the protocol (that is `codec` and `mesh`) and is not the relay daemon (that is `relay`).
+// `json!` recurses for every field of a report.
+#![recursion_limit = "256"]
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -120,6 +120,8 @@ fn relay_reports_everything_and_loses_nothing_of_a_small_load() {
         "train_mean",
         "rss_bytes",
         "bytes_per_subscriber",
+        "zero_copy_bytes",
+        "copied_bytes",
     ];
     assert_numbers(&found, &numbers);
     let drops = [

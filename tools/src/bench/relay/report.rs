@@ -269,6 +269,8 @@ impl Measured {
             },
             "rss_bytes": self.span.samples[1].rss_bytes,
             "window_bytes": self.span.samples[1].window_bytes,
+            "zero_copy_bytes": self.between(|sample| sample.zero_copy_bytes),
+            "copied_bytes": self.between(|sample| sample.copied_bytes),
             "bytes_per_subscriber": state_bytes / self.load.subscriptions().max(1) as u64,
             "verdict": self.verdict().text(),
         })
