@@ -21,11 +21,16 @@ pub(in crate::bench) const SUBSCRIBERS: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 0);
 pub(super) const PUBLISHERS: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 0);
 
 /// Subscribers that really receive: at least half as many, or all.
-const RECEIVERS: u32 = 64;
+const RECEIVERS: std::ops::RangeInclusive<u32> = 8..=64;
+
+/// What they receive together, in channels: comparing every byte takes processor time that a relay of several workers
+/// lacks, where there are no more processors.
+const STREAMS: u32 = 192;
 
 /// One subscriber out of this many receives; a power of two, so that one mask of the address tells.
-pub(super) fn stride(subscribers: u32) -> u32 {
-    subscribers.div_ceil(RECEIVERS).next_power_of_two()
+pub(super) fn stride(subscribers: u32, channels: usize) -> u32 {
+    let receivers = STREAMS / (channels as u32).max(1);
+    subscribers.div_ceil(receivers.clamp(*RECEIVERS.start(), *RECEIVERS.end())).next_power_of_two()
 }
 
 /// A command that runs this program in a new network namespace; `unshare` replaces itself by it.
@@ -107,7 +112,8 @@ mod tests {
     fn some_receive_however_many_subscribe() {
         for (subscribers, expected) in [(1, 1), (64, 1), (65, 2), (1_000, 16), (10_000, 256), (65_536, 1_024)]
         {
-            assert_eq!(stride(subscribers), expected);
+            assert_eq!(stride(subscribers, 1), expected);
         }
+        assert_eq!([8, 500].map(|channels| stride(1_000, channels)), [64, 128]);
     }
 }

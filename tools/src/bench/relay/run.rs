@@ -40,7 +40,7 @@ impl Bench {
     /// One run from an empty relay to the report.
     pub(super) fn measure(&self, load: Load) -> Result<Measured, Error> {
         let Load { subscribers, channels, seconds } = load;
-        let lab_stride = (self.args.sink == Sinking::Lab).then(|| lab::stride(subscribers));
+        let lab_stride = (self.args.sink == Sinking::Lab).then(|| lab::stride(subscribers, channels));
         let (io, workers) = (self.args.io, self.args.workers.count());
         let relay = RelayProcess::start(channels, load.subscriptions(), io, workers, lab_stride)?;
         let clock = Anchor::new(SystemTime::now(), Instant::now());
