@@ -12,7 +12,7 @@
 //! | zero-copy sends under way | 1,000 × 24 = 24,000 |
 //!
 //! The queues (and, in some kernels, the buffers' ring) count as locked memory: with 128 KiB of it the plane starts. So
-//! does slot memory that zero-copy sends are made from, in pieces of 4 MiB, with each plane that sends from it; where
+//! does slot memory that zero-copy sends are made from, in pieces of 231 KiB, with each plane that sends from it; where
 //! there is none left for it, its trains are copied.
 //!
 //! The receive buffers are touched as far as they are filled: they are used in turn, so an idle plane ends at one page
@@ -46,9 +46,9 @@ const COMPLETIONS_MAX: usize = RECEIVE_BUFFERS as usize + SEND_WINDOW + ZERO_COP
 const _: () = assert!(COMPLETIONS_MAX <= COMPLETION_ENTRIES as usize);
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && SUBMISSION_ENTRIES.is_power_of_two());
 
-/// Slots of a piece of slot memory that is registered at once for zero-copy sends, at least: 4 MiB. All of it becomes real
-/// memory then: that little, if one late joiner is all that is ever sent long trains; and the kernel takes 1 ms for it.
-pub(super) const SEGMENT_SLOTS_MIN: usize = 71;
+/// Slots of a piece of slot memory that is registered at once for zero-copy sends, at least: 231 KiB. All of it becomes
+/// real memory then, and the first train out of it waits for that: with pieces of 4 MiB it was 1.5 ms late.
+pub(super) const SEGMENT_SLOTS_MIN: usize = 4;
 
 /// The most buffers that a ring can have registered (`IORING_MAX_REG_BUFFERS`, io_uring/rsrc.c). Each is at most 1 GiB.
 pub(super) const SEGMENTS_MAX: usize = 16_384;
