@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,6 +16,10 @@ use thiserror::Error;
 use crate::budget::{SLOT_MEMORY_BYTES, SLOT_MEMORY_BYTES_MAX, SLOT_MEMORY_BYTES_MIN, WORKERS_MAX};
 use crate::plane::Io;
 use crate::plane::budget::ZERO_COPY_FROM_BYTES;
+
+mod keys;
+
+use keys::{UnknownKey, line_of, unknown_key};
 
 /// The commented default, which `--print-config` prints.
 pub const DEFAULT_CONFIG: &str = include_str!("../../systemd/superpeer.toml");
@@ -41,6 +45,53 @@ pub struct Config {
     pub channels: Vec<Channel>,
     /// The bounds.
     pub limits: LimitsConfig,
+    /// Looking after the relay.
+    pub admin: AdminConfig,
+}
+
+/// The `[admin]` of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Where its status and metrics are to be had.
+    pub listen: AdminListen,
+}
+
+/// A loopback address, TCP, or nothing: whoever can connect sees everything, without a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AdminListen(pub Option<SocketAddr>);
+
+impl FromStr for AdminListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<AdminListen, String> {
+        if text == "off" {
+            return Ok(AdminListen(None));
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => Ok(AdminListen(Some(address))),
+            Ok(_) => Err(format!(
+                "{text} is no loopback address, and there is no password; reach it from elsewhere by \
+                 `ssh -L 7451:127.0.0.1:7451`"
+            )),
+            Err(_) => Err(format!("{text:?} is neither \"off\" nor a loopback address with a port")),
+        }
+    }
+}
+
+impl TryFrom<String> for AdminListen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<AdminListen, String> {
+        text.parse()
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> AdminConfig {
+        AdminConfig { listen: AdminListen(Some((Ipv4Addr::LOCALHOST, 7451).into())) }
+    }
 }
 
 /// How many threads move datagrams: a number from 1 to 64, or as many as there are processors.
@@ -141,6 +192,7 @@ impl Default for Config {
             open: false,
             channels: Vec::new(),
             limits: LimitsConfig::default(),
+            admin: AdminConfig::default(),
         }
     }
 }
@@ -176,7 +228,21 @@ pub enum ConfigError {
         /// The file.
         path: String,
     },
-    /// Not TOML, an unknown key, or a value of the wrong kind. The message shows line and column.
+    /// A key that there is not.
+    #[error("{path}:{line}: unknown key {key} = {value}; {remedy}")]
+    UnknownKey {
+        /// The file.
+        path: String,
+        /// The line.
+        line: usize,
+        /// The key, with its table.
+        key: String,
+        /// Its value as it stands there.
+        value: String,
+        /// What is to be done.
+        remedy: String,
+    },
+    /// Not TOML, or a value of the wrong kind. The message shows line and column.
     #[error("{path}: {source}`superpeerd --print-config` shows every key with its meaning")]
     Parse {
         /// The file.
@@ -185,10 +251,12 @@ pub enum ConfigError {
         source: toml::de::Error,
     },
     /// A value out of range.
-    #[error("{path}: {key} = {value}: must be {least} to {most}")]
+    #[error("{path}:{line}: {key} = {value}: must be {least} to {most}")]
     Range {
         /// The file.
         path: String,
+        /// The line; 0 for a default, which does not happen.
+        line: usize,
         /// The key.
         key: &'static str,
         /// What it was set to.
@@ -198,6 +266,17 @@ pub enum ConfigError {
         /// The most that is accepted.
         most: u64,
     },
+}
+
+impl ConfigError {
+    fn unknown_key(path: &str, unknown: UnknownKey) -> ConfigError {
+        let UnknownKey { line, key, value, meant } = unknown;
+        let remedy = match meant {
+            Some(meant) => format!("the nearest there is: {meant}"),
+            None => "`superpeerd --print-config` shows every key with its meaning".to_owned(),
+        };
+        ConfigError::UnknownKey { path: path.to_owned(), line, key, value, remedy }
+    }
 }
 
 impl Config {
@@ -222,18 +301,22 @@ impl Config {
     /// # Errors
     /// Says what is wrong where.
     pub fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
+        if let Some(unknown) = unknown_key(text) {
+            return Err(ConfigError::unknown_key(path, unknown));
+        }
         let config: Config =
             toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
-        config.check(path)?;
+        config.check(text, path)?;
         Ok(config)
     }
 
-    fn check(&self, path: &str) -> Result<(), ConfigError> {
+    fn check(&self, text: &str, path: &str) -> Result<(), ConfigError> {
         let zero_copy = ("zero_copy_from_bytes", u64::from(self.zero_copy_from_bytes), 0, SLOT_BYTES as u64);
         let ranges = self.limits.ranges().into_iter().chain([zero_copy]);
         match ranges.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
             Some((key, value, least, most)) => {
-                Err(ConfigError::Range { path: path.to_owned(), key, value, least, most })
+                let line = line_of(text, key).unwrap_or(0);
+                Err(ConfigError::Range { path: path.to_owned(), line, key, value, least, most })
             }
             None => Ok(()),
         }
@@ -303,19 +386,36 @@ mod tests {
     #[test]
     fn wrong_files_say_what_is_wrong_where() {
         let unknown = error("listen = \"[::]:1\"\n\n[limits]\nsubscriber = 5\n");
-        assert!(unknown.contains("line 4") && unknown.contains("subscriber"), "{unknown}");
-        assert!(unknown.contains("`subscribers`"), "names the keys there are: {unknown}");
+        assert_eq!(
+            unknown,
+            "test.toml:4: unknown key limits.subscriber = 5; the nearest there is: limits.subscribers"
+        );
+        let table = error("\n[limit]\nchannels = 1");
+        assert!(table.starts_with("test.toml:2: unknown key limit") && table.ends_with("limits"), "{table}");
+        let odd = error("zzz = \"x\"");
+        assert!(
+            odd.starts_with("test.toml:1: unknown key zzz = \"x\"; `superpeerd --print-config`"),
+            "{odd}"
+        );
+        let inner = error("channels = [{ link = \"x\", upstream = [] }]");
+        assert!(inner.contains("channels.upstream = []") && inner.ends_with("channels.upstreams"), "{inner}");
         let value = error("listen = \"somewhere\"");
         assert!(value.contains("line 1"), "{value}");
         let io = error("io = \"dpdk\"");
         assert!(io.contains("line 1") && io.contains("`mmsg`"), "{io}");
         let channel = error("channels = [\"magnet:?dn=x\"]");
         assert!(channel.contains("no channel key"), "{channel}");
+        let admin = error("[admin]\nlisten = \"0.0.0.0:7451\"");
+        assert!(admin.contains("line 2") && admin.contains("no loopback address"), "{admin}");
         let range = error("[limits]\nwindow_seconds = 0");
-        assert!(range.contains("limits.window_seconds = 0") && range.contains("1 to 600"), "{range}");
+        assert!(
+            range.starts_with("test.toml:2: limits.window_seconds = 0") && range.contains("1 to 600"),
+            "{range}"
+        );
         let zero_copy = error("zero_copy_from_bytes = 60000");
         assert!(
-            zero_copy.contains(": zero_copy_from_bytes = 60000") && zero_copy.contains("0 to 59136"),
+            zero_copy.starts_with("test.toml:1: zero_copy_from_bytes = 60000")
+                && zero_copy.contains("0 to 59136"),
             "{zero_copy}"
         );
     }

@@ -1,26 +1,43 @@
 //! The control thread: signals in, counts out. Never on the data path.
 
+mod history;
+mod http;
+mod metrics;
+pub mod status;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use mesh::DropReason;
+use mesh::Time;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::running::Relay;
 use crate::snapshot::Snapshot;
 use crate::worker::SNAPSHOT_INTERVAL;
+use history::History;
+use http::Board;
+use status::{Sources, Status};
 
 /// A line of counts goes to the log this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Watches over the relay until a signal comes. Returns whether it ended as it should.
-pub(crate) async fn supervise(relay: Relay) -> std::io::Result<bool> {
+/// Workers that have said nothing for so long are not well.
+const SILENCE_MAX: Duration = Duration::from_secs(4);
+
+/// Watches over the relay until a signal comes, and shows on `admin` what it does. Returns whether it ended as it should.
+pub(crate) async fn supervise(relay: Relay, admin: Option<SocketAddr>) -> std::io::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut view = View::new(&relay);
+    if let Some(listen) = admin {
+        http::serve(listen, Arc::clone(&view.board)).await;
+    }
     // Whoever waits for this line may signal from now on.
     info!("{}", relay.probe());
     let mut ticks = tokio::time::interval(SNAPSHOT_INTERVAL);
-    let mut log = Log::default();
     let name = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
@@ -30,17 +47,13 @@ pub(crate) async fn supervise(relay: Relay) -> std::io::Result<bool> {
                     error!("a worker ended: this is a bug, the lines above say where");
                     return Ok(false);
                 }
-                if let Some(snapshot) = relay.take_snapshot() {
-                    publish(&snapshot);
-                    log.note(snapshot);
-                }
+                view.update(&relay);
             }
         }
     };
     info!("{name}: saying goodbye to all peers");
     let last = relay.stop();
     if let Some(snapshot) = &last {
-        publish(snapshot);
         info!(
             granted = snapshot.node.sessions_granted,
             shards_in = snapshot.node.shards_stored,
@@ -54,33 +67,48 @@ pub(crate) async fn supervise(relay: Relay) -> std::io::Result<bool> {
     Ok(last.is_some())
 }
 
-/// Hands the totals to whatever recorder the process has installed.
-fn publish(snapshot: &Snapshot) {
-    let (node, plane) = (&snapshot.node, &snapshot.plane);
-    metrics::gauge!("superpeer_sessions").set(snapshot.sessions as f64);
-    metrics::gauge!("superpeer_channels").set(snapshot.channels.len() as f64);
-    metrics::gauge!("superpeer_window_bytes").set(snapshot.window_bytes as f64);
-    let counters = [
-        ("superpeer_shards_stored_total", node.shards_stored),
-        ("superpeer_shards_sent_total", node.shards_sent),
-        ("superpeer_shards_recovered_total", node.shards_recovered),
-        ("superpeer_shards_repaired_total", node.shards_repaired),
-        ("superpeer_chunks_lost_total", node.chunks_lost),
-        ("superpeer_trains_sent_total", node.trains_sent),
-        ("superpeer_jobs_skipped_total", node.jobs_skipped),
-        ("superpeer_signature_checks_total", node.signature_checks),
-        ("superpeer_received_bytes_total", plane.bytes_received),
-        ("superpeer_sent_bytes_total", plane.bytes_sent),
-        ("superpeer_copied_bytes_total", plane.copied_bytes),
-        ("superpeer_zero_copy_bytes_total", plane.zero_copy_bytes),
-        ("superpeer_send_errors_total", plane.send_errors + plane.gave_up),
-    ];
-    for (name, total) in counters {
-        metrics::counter!(name).absolute(total);
+/// What the relay has counted, for all who look at it.
+struct View {
+    board: Arc<Board>,
+    history: History,
+    log: Log,
+    started_at: Option<Time>,
+    last: Snapshot,
+    heard_at: Instant,
+}
+
+impl View {
+    fn new(relay: &Relay) -> View {
+        let board = Board::new(metrics::install());
+        let status = Status { probe: relay.probe().to_owned(), is_healthy: true, ..Status::default() };
+        board.show(status);
+        View {
+            board,
+            history: History::new(),
+            log: Log::default(),
+            started_at: None,
+            last: Snapshot::default(),
+            heard_at: Instant::now(),
+        }
     }
-    for reason in DropReason::ALL {
-        let total = node.dropped_for(reason);
-        metrics::counter!("superpeer_dropped_total", "reason" => reason.to_string()).absolute(total);
+
+    fn update(&mut self, relay: &Relay) {
+        let Some(now) = relay.take_snapshot() else {
+            if self.heard_at.elapsed() > SILENCE_MAX {
+                let last = self.board.status();
+                self.board.show(Status { is_healthy: false, ..(*last).clone() });
+            }
+            return;
+        };
+        self.heard_at = Instant::now();
+        self.history.note(&now);
+        let started_at = *self.started_at.get_or_insert(now.at);
+        let sources = Sources { relay, started_at, history: &self.history, last: &self.last, now: &now };
+        let status = Status::new(&sources);
+        metrics::publish(&now, &status);
+        self.board.show(status);
+        self.log.note(&now);
+        self.last = now;
     }
 }
 
@@ -91,9 +119,9 @@ struct Log {
 }
 
 impl Log {
-    fn note(&mut self, snapshot: Snapshot) {
+    fn note(&mut self, snapshot: &Snapshot) {
         let Some(last) = &self.last else {
-            self.last = Some(snapshot);
+            self.last = Some(snapshot.clone());
             return;
         };
         let elapsed = snapshot.at.since(last.at);
@@ -112,6 +140,6 @@ impl Log {
             skipped = snapshot.node.jobs_skipped - last.node.jobs_skipped,
             "carried"
         );
-        self.last = Some(snapshot);
+        self.last = Some(snapshot.clone());
     }
 }

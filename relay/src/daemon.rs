@@ -10,7 +10,7 @@ use tracing::error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::{Config, ConfigError, DEFAULT_CONFIG, Workers};
+use crate::config::{AdminListen, Config, ConfigError, DEFAULT_CONFIG, Workers};
 use crate::control::supervise;
 use crate::plane::Io;
 use crate::running::Relay;
@@ -45,11 +45,14 @@ struct Args {
     /// Carry any channel, not only the configured ones
     #[arg(long)]
     open: bool,
+    /// Where status and metrics of the relay are to be had (HTTP, loopback only)
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    admin: Option<AdminListen>,
     /// Say whether the configuration is right, and do nothing else
     #[arg(long, requires = "config")]
     check_config: bool,
     /// Print the commented default configuration, and do nothing else
-    #[arg(long, conflicts_with_all = ["config", "listen", "io", "workers", "open", "check_config"])]
+    #[arg(long, conflicts_with_all = ["config", "listen", "io", "workers", "open", "admin", "check_config"])]
     print_config: bool,
 }
 
@@ -79,6 +82,7 @@ fn load(args: &Args) -> Result<Config, ConfigError> {
     config.io = args.io.unwrap_or(config.io);
     config.workers = args.workers.unwrap_or(config.workers);
     config.open |= args.open;
+    config.admin.listen = args.admin.unwrap_or(config.admin.listen);
     Ok(config)
 }
 
@@ -102,12 +106,13 @@ fn serve(config: &Config) -> ExitCode {
         Ok(relay) => relay,
         Err(error) => return complain(&error),
     };
+    let admin = config.admin.listen.0;
     // Without io_uring, tokio-uring would panic.
     let ended = if relay.uses_io_uring() {
-        tokio_uring::start(supervise(relay))
+        tokio_uring::start(supervise(relay, admin))
     } else {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.and_then(|runtime| runtime.block_on(supervise(relay)))
+        runtime.and_then(|runtime| runtime.block_on(supervise(relay, admin)))
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,

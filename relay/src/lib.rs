@@ -16,6 +16,7 @@ pub mod uring;
 mod worker;
 
 pub use config::{Config, Workers};
+pub use control::status;
 pub use daemon::run;
 pub use running::{Relay, StartError};
 pub use snapshot::Snapshot;

@@ -124,7 +124,7 @@ impl Relay {
         if given.iter().any(Option::is_none) {
             return None;
         }
-        given.iter_mut().filter_map(Option::take).reduce(Snapshot::with)
+        Snapshot::of_all(given.iter_mut().filter_map(Option::take))
     }
 
     /// Whether all workers still run. One ends by itself only if it panicked.
@@ -143,7 +143,7 @@ impl Relay {
             worker.waker.wake();
         }
         let last: Vec<_> = self.workers.drain(..).map(|worker| worker.thread.join().ok()).collect();
-        last.into_iter().collect::<Option<Vec<_>>>()?.into_iter().reduce(Snapshot::with)
+        Snapshot::of_all(last.into_iter().collect::<Option<Vec<_>>>()?.into_iter())
     }
 }
 

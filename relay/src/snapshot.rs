@@ -22,14 +22,38 @@ pub struct Snapshot {
     pub window_bytes: usize,
     /// What is carried.
     pub channels: Vec<ChannelSummary>,
-    /// Processor time of the worker's thread.
+    /// Processor time of the workers' threads.
     pub cpu: Duration,
+    /// Once they are put together, one entry for each worker.
+    pub workers: Vec<WorkerSummary>,
+}
+
+/// One worker's share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerSummary {
+    /// Processor time of its thread.
+    pub cpu: Duration,
+    /// Sessions of both directions.
+    pub sessions: usize,
+    /// Payload bytes sent.
+    pub bytes_sent: u64,
 }
 
 impl Snapshot {
+    /// What the workers have together; `None` of none.
+    pub(crate) fn of_all(snapshots: impl Iterator<Item = Snapshot>) -> Option<Snapshot> {
+        let mut workers = Vec::new();
+        let note = |snapshot: &Snapshot| {
+            let Snapshot { sessions, cpu, plane, .. } = snapshot;
+            workers.push(WorkerSummary { cpu: *cpu, sessions: *sessions, bytes_sent: plane.bytes_sent });
+        };
+        let all = snapshots.inspect(note).reduce(Snapshot::with)?;
+        Some(Snapshot { workers, ..all })
+    }
+
     /// This and what another worker has.
-    pub(crate) fn with(mut self, other: Snapshot) -> Snapshot {
-        let Snapshot { at, node, plane, sessions, window_bytes, channels, cpu } = other;
+    fn with(mut self, other: Snapshot) -> Snapshot {
+        let Snapshot { at, node, plane, sessions, window_bytes, channels, cpu, .. } = other;
         self.at = self.at.max(at);
         self.node += node;
         self.plane += plane;

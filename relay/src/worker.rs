@@ -176,6 +176,7 @@ impl Worker {
             window_bytes: self.node.window_bytes(),
             channels: self.node.channels().collect(),
             cpu: thread_cpu(),
+            workers: Vec::new(),
         }
     }
 }

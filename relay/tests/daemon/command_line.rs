@@ -53,7 +53,7 @@ fn a_wrong_configuration_is_status_1_and_says_what_is_wrong_where() {
     let path = folder.path().join("wrong.toml");
     let path = path.to_str().unwrap();
     let cases = [
-        ("listen = \"[::]:7450\"\n\n[limits]\nsubscriber = 5\n", ["line 4", "`subscribers`"]),
+        ("listen = \"[::]:7450\"\n\n[limits]\nsubscriber = 5\n", ["wrong.toml:4: ", "limits.subscribers"]),
         ("listen = \"somewhere\"\n", ["line 1", "listen"]),
         ("\nopen = \"yes\"\n", ["line 2", "boolean"]),
         ("open = false\nchannels = [\"magnet:?dn=x\"]\n", ["line 2", "no channel key"]),

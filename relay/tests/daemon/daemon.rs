@@ -47,7 +47,9 @@ impl Daemon {
 
     /// The same; with the lines of the log up to the one that says where it listens.
     pub(crate) fn start_with_log(listen: &str, more: &[&str]) -> (Daemon, Vec<String>) {
-        Daemon::start_by(superpeerd(&["--listen", listen]).args(more))
+        // Two daemons of this machine would want the same address.
+        let no_admin = if more.contains(&"--admin") { [].as_slice() } else { &["--admin", "off"] };
+        Daemon::start_by(superpeerd(&["--listen", listen]).args(no_admin).args(more))
     }
 
     /// The same, with a command that becomes the daemon.

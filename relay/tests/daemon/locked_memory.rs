@@ -17,10 +17,12 @@ fn a_daemon_that_may_lock_little_memory_says_the_remedy_and_carries_sessions() {
     let path = folder.path().join("superpeer.toml");
     std::fs::write(&path, "zero_copy_from_bytes = 1\n").unwrap();
     let config = path.to_str().unwrap();
-    let daemon = superpeerd(&["--listen", "127.0.0.1:0", "--open", "--io", "uring", "--config", config]);
+    let more = ["--open", "--io", "uring", "--workers", "1", "--admin", "off", "--config", config];
+    let mut daemon = superpeerd(&["--listen", "127.0.0.1:0"]);
+    daemon.args(more);
     let mut restricted = Command::new("prlimit");
     // Enough for the ring, not for a piece of slot memory.
-    restricted.args(["--memlock=1048576", "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
+    restricted.args(["--memlock=262144", "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
     restricted.arg(daemon.get_program()).args(daemon.get_args());
     let (daemon, lines) = Daemon::start_by(restricted.env_remove("RUST_LOG").stdin(Stdio::null()));
     assert!(lines.iter().any(|line| line.contains("trains from 1 bytes on zero-copy")), "{lines:?}");

@@ -1,5 +1,6 @@
 //! The daemon as those meet it who start it and those who talk to it over UDP.
 
+mod admin;
 mod command_line;
 mod daemon;
 mod hostile;

@@ -1,0 +1,113 @@
+//! The counts as metrics, in Prometheus' text format.
+
+use std::time::Duration;
+
+use mesh::DropReason;
+use metrics::{counter, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
+
+use super::status::{ChannelStatus, Status};
+use crate::snapshot::Snapshot;
+
+/// Channels that have metrics of their own, those with the most subscribers; each costs six lines. All others are one.
+const CHANNELS_MAX: usize = 100;
+
+/// Prometheus scrapes at least this often, or it cannot tell what has gone from what it missed.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// The label of the channels that have no metrics of their own.
+const OTHERS: &str = "others";
+
+/// Makes this process's recorder, unless it has one: then what is published goes there.
+pub(super) fn install() -> PrometheusHandle {
+    // What is no more, as a channel, is shown no more after a while.
+    let builder = PrometheusBuilder::new().idle_timeout(MetricKindMask::ALL, Some(FORGOTTEN_AFTER));
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    // A program that runs a relay inside may have a recorder of its own.
+    let _ = metrics::set_global_recorder(recorder);
+    handle
+}
+
+/// Hands the totals to the recorder.
+pub(super) fn publish(snapshot: &Snapshot, status: &Status) {
+    let (node, plane) = (&snapshot.node, &snapshot.plane);
+    gauge!("superpeer_sessions").set(snapshot.sessions as f64);
+    gauge!("superpeer_subscribers").set(status.subscribers as f64);
+    gauge!("superpeer_channels").set(snapshot.channels.len() as f64);
+    gauge!("superpeer_window_bytes").set(snapshot.window_bytes as f64);
+    gauge!("superpeer_healthy").set(f64::from(u8::from(status.is_healthy)));
+    let counters = [
+        ("superpeer_shards_stored_total", node.shards_stored),
+        ("superpeer_shards_sent_total", node.shards_sent),
+        ("superpeer_shards_lost_total", node.shards_lost),
+        ("superpeer_shards_recovered_total", node.shards_recovered),
+        ("superpeer_shards_repaired_total", node.shards_repaired),
+        ("superpeer_repairs_sent_total", node.repairs_sent),
+        ("superpeer_chunks_lost_total", node.chunks_lost),
+        ("superpeer_trains_sent_total", node.trains_sent),
+        ("superpeer_jobs_skipped_total", node.jobs_skipped),
+        ("superpeer_signature_checks_total", node.signature_checks),
+        ("superpeer_sessions_granted_total", node.sessions_granted),
+        ("superpeer_sessions_refused_total", node.sessions_refused),
+        ("superpeer_leases_expired_total", node.leases_expired),
+        ("superpeer_received_bytes_total", plane.bytes_received),
+        ("superpeer_received_datagrams_total", plane.datagrams_received),
+        ("superpeer_sent_bytes_total", plane.bytes_sent),
+        ("superpeer_sent_datagrams_total", plane.datagrams_sent),
+        ("superpeer_copied_bytes_total", plane.copied_bytes),
+        ("superpeer_zero_copy_bytes_total", plane.zero_copy_bytes),
+        ("superpeer_send_errors_total", plane.send_errors + plane.gave_up),
+    ];
+    for (name, total) in counters {
+        counter!(name).absolute(total);
+    }
+    for reason in DropReason::ALL {
+        let total = node.dropped_for(reason);
+        counter!("superpeer_dropped_total", "reason" => reason.to_string()).absolute(total);
+    }
+    for (number, (worker, now)) in status.workers.iter().zip(&snapshot.workers).enumerate() {
+        let label = number.to_string();
+        gauge!("superpeer_worker_cpu_seconds", "worker" => label.clone()).set(now.cpu.as_secs_f64());
+        gauge!("superpeer_worker_sessions", "worker" => label).set(worker.sessions as f64);
+    }
+    publish_channels(&status.channels);
+}
+
+/// `channels` are in the order of their subscribers.
+fn publish_channels(channels: &[ChannelStatus]) {
+    let (named, others) = channels.split_at(channels.len().min(CHANNELS_MAX));
+    for channel in named {
+        publish_channel(channel.key[..16].to_owned(), channel);
+    }
+    let mut rest = ChannelStatus::default();
+    for channel in others {
+        rest.subscribers += channel.subscribers;
+        rest.upstreams += channel.upstreams;
+        rest.received_bps += channel.received_bps;
+        rest.shards_received += channel.shards_received;
+        rest.shards_lost += channel.shards_lost;
+        rest.shards_recovered += channel.shards_recovered;
+        rest.shards_repaired += channel.shards_repaired;
+    }
+    if !others.is_empty() {
+        publish_channel(OTHERS.to_owned(), &rest);
+    }
+}
+
+/// Gauges throughout: a channel that comes back starts from 0, and who is among the others changes.
+fn publish_channel(label: String, channel: &ChannelStatus) {
+    let figures = [
+        ("superpeer_channel_subscribers", channel.subscribers as f64),
+        ("superpeer_channel_upstreams", channel.upstreams as f64),
+        ("superpeer_channel_received_bits_per_second", channel.received_bps),
+        ("superpeer_channel_shards_received", channel.shards_received as f64),
+        ("superpeer_channel_shards_lost", channel.shards_lost as f64),
+        ("superpeer_channel_shards_recovered", channel.shards_recovered as f64),
+        ("superpeer_channel_shards_repaired", channel.shards_repaired as f64),
+    ];
+    for (name, figure) in figures {
+        gauge!(name, "channel" => label.clone()).set(figure);
+    }
+}

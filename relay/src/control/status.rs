@@ -1,0 +1,184 @@
+//! What the relay is doing, for people and programs: one JSON object.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use codec::ChannelKey;
+use mesh::{ChannelSummary, Time};
+use serde::{Deserialize, Serialize};
+
+use super::history::History;
+pub use super::history::Rates;
+use crate::running::Relay;
+use crate::snapshot::{Snapshot, WorkerSummary};
+
+/// The answer to `GET /status` and to `superpeer status --json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// When this was counted, µs since the Unix epoch.
+    pub at_us: u64,
+    /// Time since the start, s.
+    pub uptime_s: u64,
+    /// Where the relay listens.
+    pub listen: Option<SocketAddr>,
+    /// What the kernel gave it.
+    pub probe: String,
+    /// Whether all workers have said something lately.
+    pub is_healthy: bool,
+    /// Rates over the last 10 s, 1, 5, 15 and 60 minutes.
+    pub rates: Vec<Rates>,
+    /// Sessions that take a channel, all channels together.
+    pub subscribers: usize,
+    /// Sessions of both directions.
+    pub sessions: usize,
+    /// Memory that windows fill, bytes.
+    pub window_bytes: usize,
+    /// One entry for each worker.
+    pub workers: Vec<WorkerStatus>,
+    /// One entry for each channel, those with the most subscribers first.
+    pub channels: Vec<ChannelStatus>,
+    /// Totals since the start.
+    pub totals: Totals,
+}
+
+/// One worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Share of a processor over the last second.
+    pub cpu: f64,
+    /// Sessions that it has.
+    pub sessions: usize,
+    /// Payload that it sent over the last second, bit/s.
+    pub sent_bps: f64,
+}
+
+/// One channel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChannelStatus {
+    /// Its key, 64 hex digits.
+    pub key: String,
+    /// Sessions that take it.
+    pub subscribers: usize,
+    /// Sessions that give it.
+    pub upstreams: usize,
+    /// Chunks that are kept.
+    pub chunks: usize,
+    /// Payload that came in over the last second, bit/s.
+    pub received_bps: f64,
+    /// Shards that came in.
+    pub shards_received: u64,
+    /// Data shards that did not come by themselves.
+    pub shards_lost: u64,
+    /// Of those, made good by the erasure code.
+    pub shards_recovered: u64,
+    /// Of those, made good by repair.
+    pub shards_repaired: u64,
+}
+
+/// Totals since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Payload bytes that came in.
+    pub received_bytes: u64,
+    /// Payload bytes that were sent.
+    pub sent_bytes: u64,
+    /// Sessions granted.
+    pub sessions_granted: u64,
+    /// `Hello`s refused.
+    pub sessions_refused: u64,
+    /// Chunks given up.
+    pub chunks_lost: u64,
+    /// Trains that were skipped because they were late.
+    pub jobs_skipped: u64,
+    /// Messages that the kernel would not send.
+    pub send_errors: u64,
+    /// Datagrams dropped, whatever for.
+    pub dropped: u64,
+}
+
+/// What a status is made of.
+pub(super) struct Sources<'s> {
+    pub(super) relay: &'s Relay,
+    pub(super) started_at: Time,
+    pub(super) history: &'s History,
+    pub(super) last: &'s Snapshot,
+    pub(super) now: &'s Snapshot,
+}
+
+impl Status {
+    pub(super) fn new(sources: &Sources<'_>) -> Status {
+        let Sources { relay, started_at, history, last, now } = sources;
+        // Before the first count there is none to compare with.
+        let elapsed = if last.at == Time::default() { Duration::ZERO } else { now.at.since(last.at) };
+        let known: HashMap<ChannelKey, &ChannelSummary> =
+            last.channels.iter().map(|channel| (channel.key, channel)).collect();
+        let mut channels: Vec<ChannelStatus> = now
+            .channels
+            .iter()
+            .map(|channel| ChannelStatus::new(channel, known.get(&channel.key).copied(), elapsed))
+            .collect();
+        channels.sort_by(|a, b| b.subscribers.cmp(&a.subscribers).then_with(|| a.key.cmp(&b.key)));
+        let nothing = WorkerSummary::default();
+        let before = last.workers.iter().chain(std::iter::repeat(&nothing));
+        let workers = now.workers.iter().zip(before);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at_us: now.at.0,
+            uptime_s: now.at.since(*started_at).as_secs(),
+            listen: Some(relay.local_addr()),
+            probe: relay.probe().to_owned(),
+            is_healthy: true,
+            rates: history.rates(),
+            subscribers: channels.iter().map(|channel| channel.subscribers).sum(),
+            sessions: now.sessions,
+            window_bytes: now.window_bytes,
+            workers: workers
+                .map(|(now, last)| WorkerStatus {
+                    cpu: per_second(now.cpu.saturating_sub(last.cpu), elapsed),
+                    sessions: now.sessions,
+                    sent_bps: 8.0 * rate(now.bytes_sent, last.bytes_sent, elapsed),
+                })
+                .collect(),
+            channels,
+            totals: Totals {
+                received_bytes: now.plane.bytes_received,
+                sent_bytes: now.plane.bytes_sent,
+                sessions_granted: now.node.sessions_granted,
+                sessions_refused: now.node.sessions_refused,
+                chunks_lost: now.node.chunks_lost,
+                jobs_skipped: now.node.jobs_skipped,
+                send_errors: now.plane.send_errors + now.plane.gave_up,
+                dropped: now.node.dropped.total(),
+            },
+        }
+    }
+}
+
+impl ChannelStatus {
+    fn new(now: &ChannelSummary, before: Option<&ChannelSummary>, elapsed: Duration) -> ChannelStatus {
+        let shards_before = before.map_or(0, |before| before.counters.shards_received);
+        let shards = rate(now.counters.shards_received, shards_before, elapsed);
+        ChannelStatus {
+            key: now.key.to_string(),
+            subscribers: now.subscribers,
+            upstreams: now.upstreams,
+            chunks: now.chunks,
+            received_bps: 8.0 * codec::DATAGRAM_BYTES as f64 * shards,
+            shards_received: now.counters.shards_received,
+            shards_lost: now.counters.shards_lost,
+            shards_recovered: now.counters.shards_recovered,
+            shards_repaired: now.counters.shards_repaired,
+        }
+    }
+}
+
+fn rate(now: u64, last: u64, elapsed: Duration) -> f64 {
+    if elapsed.is_zero() { 0.0 } else { now.saturating_sub(last) as f64 / elapsed.as_secs_f64() }
+}
+
+fn per_second(used: Duration, elapsed: Duration) -> f64 {
+    if elapsed.is_zero() { 0.0 } else { used.as_secs_f64() / elapsed.as_secs_f64() }
+}

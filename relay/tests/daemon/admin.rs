@@ -1,0 +1,90 @@
+//! The admin listener: what it shows, and to whom.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use relay::status::Status;
+
+use crate::daemon::Daemon;
+use crate::peer::{Peer, all_until, secret};
+use crate::wait::until;
+
+/// A daemon with an admin listener, and where that is.
+fn start() -> (Daemon, SocketAddr) {
+    let (daemon, log) = Daemon::start_with_log("127.0.0.1:0", &["--open", "--admin", "127.0.0.1:0"]);
+    let line = log
+        .iter()
+        .find_map(|line| line.split_once("status and metrics on http://"))
+        .expect("a line that names it");
+    let admin = line.1.parse().unwrap();
+    (daemon, admin)
+}
+
+/// Asks for a path; status and body.
+fn get(admin: SocketAddr, path: &str, host: &str) -> (u16, String) {
+    let mut connection = TcpStream::connect(admin).unwrap();
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+fn status(admin: SocketAddr) -> Status {
+    let (code, body) = get(admin, "/status", "localhost");
+    assert_eq!(code, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[test]
+fn status_and_metrics_say_what_the_relay_carries() {
+    let (daemon, admin) = start();
+    assert_eq!(get(admin, "/healthz", "localhost"), (200, "ok\n".to_owned()));
+    let mut publisher = Peer::publisher(daemon.address(), secret(1));
+    let mut viewer = Peer::viewer(daemon.address(), secret(1).key());
+    let mut both = [&mut publisher, &mut viewer];
+    all_until(&mut both, "both are connected", |peers| peers.iter().all(|peer| peer.is_connected()));
+    both[0].push(&[7; 50_000]);
+    all_until(&mut both, "the bytes are there", |peers| peers[1].output.len() == 50_000);
+    let seen = until("a status with both of them", || {
+        both.iter_mut().for_each(|peer| peer.turn());
+        Some(status(admin)).filter(|status| status.subscribers == 1 && status.totals.sent_bytes > 50_000)
+    });
+    assert!(seen.is_healthy && seen.listen == Some(daemon.address()), "{seen:?}");
+    assert_eq!((seen.sessions, seen.channels.len(), seen.rates.len()), (2, 1, 5), "{seen:?}");
+    let channel = &seen.channels[0];
+    assert_eq!(
+        (channel.key.clone(), channel.subscribers, channel.upstreams),
+        (secret(1).key().to_string(), 1, 1)
+    );
+    assert!(channel.shards_received > 40 && channel.shards_lost == 0, "{channel:?}");
+    assert!(
+        !seen.workers.is_empty() && seen.workers.iter().map(|worker| worker.sessions).sum::<usize>() == 2
+    );
+
+    let (code, metrics) = get(admin, "/metrics", "localhost");
+    assert_eq!(code, 200);
+    let line = |name: &str| metrics.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+    assert_eq!(line("superpeer_subscribers ").as_deref(), Some("superpeer_subscribers 1"), "{metrics}");
+    let labelled = format!("superpeer_channel_subscribers{{channel=\"{}\"}}", &channel.key[..16]);
+    assert_eq!(line(&labelled), Some(format!("{labelled} 1")), "{metrics}");
+    assert!(line("superpeer_dropped_total{reason=\"bad signature\"} 0").is_some(), "{metrics}");
+    assert!(!metrics.contains("127.0.0.1"), "no label per peer: {metrics}");
+}
+
+#[test]
+fn pages_of_others_and_unknown_paths_are_refused() {
+    let (_daemon, admin) = start();
+    assert_eq!(get(admin, "/status", "rebound.example:7451").0, 403);
+    assert_eq!(get(admin, "/nothing", "localhost").0, 404);
+}
+
+#[test]
+fn an_admin_port_in_use_costs_the_status_and_not_the_relay() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let (daemon, log) = Daemon::start_with_log("127.0.0.1:0", &["--open", "--admin", &listen]);
+    let warning = log.iter().find(|line| line.contains("no status and metrics")).expect("a warning");
+    assert!(warning.contains(&listen) && warning.contains("admin.listen"), "{warning}");
+    crate::peer::stream_through(daemon.address(), daemon.address(), secret(1));
+}
