@@ -4,6 +4,7 @@ mod history;
 mod http;
 mod metrics;
 pub mod status;
+mod systemd;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub(crate) async fn supervise(relay: Relay, admin: Option<SocketAddr>) -> std::i
     }
     // Whoever waits for this line may signal from now on.
     info!("{}", relay.probe());
+    systemd::ready();
     let mut ticks = tokio::time::interval(SNAPSHOT_INTERVAL);
     let name = loop {
         tokio::select! {
@@ -51,6 +53,7 @@ pub(crate) async fn supervise(relay: Relay, admin: Option<SocketAddr>) -> std::i
             }
         }
     };
+    systemd::stopping();
     info!("{name}: saying goodbye to all peers");
     let last = relay.stop();
     if let Some(snapshot) = &last {
@@ -106,6 +109,7 @@ impl View {
         let sources = Sources { relay, started_at, history: &self.history, last: &self.last, now: &now };
         let status = Status::new(&sources);
         metrics::publish(&now, &status);
+        systemd::alive(&status);
         self.board.show(status);
         self.log.note(&now);
         self.last = now;

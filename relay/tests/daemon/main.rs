@@ -8,6 +8,7 @@ mod in_process;
 mod locked_memory;
 mod peer;
 mod sessions;
+mod systemd;
 mod wait;
 mod without_io_uring;
 mod workers;
