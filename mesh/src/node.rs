@@ -49,6 +49,16 @@ pub enum Admission {
     Open,
 }
 
+impl Admission {
+    fn allows(&self, channel: &ChannelKey) -> bool {
+        match self {
+            Admission::Nobody => false,
+            Admission::Listed(keys) => keys.contains(channel),
+            Admission::Open => true,
+        }
+    }
+}
+
 /// What a node is told when it is made.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -291,6 +301,20 @@ impl Node {
             closing: None,
             events: VecDeque::new(),
             counters: Counters::default(),
+        }
+    }
+
+    /// Goes on under another configuration. Granted sessions end whose channels are not admitted any more; of whatever
+    /// exceeds a lower bound, nothing is let go, but windows get shorter.
+    pub fn configure(&mut self, config: NodeConfig) {
+        (self.admission, self.limits) = (config.admission, config.limits);
+        for index in 0..self.sessions.capacity() {
+            let granted = self.sessions.get(index).filter(|session| session.dial.is_none());
+            let Some(channel) = granted.map(|session| &self.channels[session.channel]) else { continue };
+            if !self.admission.allows(&channel.verifier.key()) {
+                self.say_bye(index, ByeReason::Closing);
+                self.end_session(index);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use codec::{ChannelKey, ChannelLink};
-use mesh::{Admission, Limits, SLOT_BYTES};
+use mesh::{Admission, Limits, NodeConfig, SLOT_BYTES};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -328,6 +328,24 @@ impl Config {
             return Admission::Open;
         }
         Admission::Listed(self.channels.iter().map(|channel| channel.0).collect::<HashSet<_>>())
+    }
+
+    /// What a worker's node goes by.
+    pub(crate) fn node(&self) -> NodeConfig {
+        NodeConfig { admission: self.admission(), limits: self.limits() }
+    }
+
+    /// The keys in which `new` differs and that act only when the relay starts.
+    pub(crate) fn only_at_restart(&self, new: &Config) -> Vec<&'static str> {
+        let differ = [
+            ("listen", self.listen != new.listen),
+            ("io", self.io != new.io),
+            ("workers", self.workers != new.workers),
+            ("zero_copy_from_bytes", self.zero_copy_from_bytes != new.zero_copy_from_bytes),
+            ("limits.memory_mib", self.limits.memory_mib != new.limits.memory_mib),
+            ("admin.listen", self.admin != new.admin),
+        ];
+        differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
 
     /// The node's bounds.

@@ -6,15 +6,15 @@ mod metrics;
 pub mod status;
 mod systemd;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::Time;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use crate::config::{Config, ConfigError};
 use crate::running::Relay;
 use crate::snapshot::Snapshot;
 use crate::worker::SNAPSHOT_INTERVAL;
@@ -28,12 +28,18 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Workers that have said nothing for so long are not well.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 
-/// Watches over the relay until a signal comes, and shows on `admin` what it does. Returns whether it ended as it should.
-pub(crate) async fn supervise(relay: Relay, admin: Option<SocketAddr>) -> std::io::Result<bool> {
+/// Watches over the relay until a signal comes, and shows on the admin listener what it does. With SIGHUP, `load` gives
+/// the configuration anew. Returns whether the relay ended as it should.
+pub(crate) async fn supervise(
+    relay: Relay,
+    config: Config,
+    load: impl Fn() -> Result<Config, ConfigError>,
+) -> std::io::Result<bool> {
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut view = View::new(&relay);
-    if let Some(listen) = admin {
+    if let Some(listen) = config.admin.listen.0 {
         http::serve(listen, Arc::clone(&view.board)).await;
     }
     // Whoever waits for this line may signal from now on.
@@ -44,6 +50,7 @@ pub(crate) async fn supervise(relay: Relay, admin: Option<SocketAddr>) -> std::i
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
+            _ = hangup.recv() => reload(&relay, &config, load()),
             _ = ticks.tick() => {
                 if !relay.is_alive() {
                     error!("a worker ended: this is a bug, the lines above say where");
@@ -68,6 +75,23 @@ pub(crate) async fn supervise(relay: Relay, admin: Option<SocketAddr>) -> std::i
         );
     }
     Ok(last.is_some())
+}
+
+/// A configuration that is wrong changes nothing.
+fn reload(relay: &Relay, started_with: &Config, new: Result<Config, ConfigError>) {
+    let new = match new {
+        Ok(new) => new,
+        Err(error) => {
+            error!("SIGHUP: {error}; the relay goes on as before");
+            return;
+        }
+    };
+    let later = started_with.only_at_restart(&new);
+    if !later.is_empty() {
+        warn!("changed, and acts when the relay is started again: {}", later.join(", "));
+    }
+    relay.configure(&new);
+    info!("SIGHUP: the configuration was read anew");
 }
 
 /// What the relay has counted, for all who look at it.

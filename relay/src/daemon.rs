@@ -71,7 +71,7 @@ pub fn run() -> ExitCode {
     }
     match load(&args) {
         Ok(_) if args.check_config => print("the configuration is right\n"),
-        Ok(config) => serve(&config),
+        Ok(config) => serve(config, || load(&args)),
         Err(error) => complain(&error),
     }
 }
@@ -86,7 +86,7 @@ fn load(args: &Args) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-fn serve(config: &Config) -> ExitCode {
+fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError>) -> ExitCode {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -102,17 +102,16 @@ fn serve(config: &Config) -> ExitCode {
         );
     }
     // The relay first: it finds out whether there is io_uring, and if it is a must, says what to do.
-    let relay = match Relay::start(config) {
+    let relay = match Relay::start(&config) {
         Ok(relay) => relay,
         Err(error) => return complain(&error),
     };
-    let admin = config.admin.listen.0;
     // Without io_uring, tokio-uring would panic.
     let ended = if relay.uses_io_uring() {
-        tokio_uring::start(supervise(relay, admin))
+        tokio_uring::start(supervise(relay, config, load))
     } else {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.and_then(|runtime| runtime.block_on(supervise(relay, admin)))
+        runtime.and_then(|runtime| runtime.block_on(supervise(relay, config, load)))
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,

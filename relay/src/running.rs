@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh::{Anchor, Node, NodeConfig, SLOT_BYTES, Siblings};
+use mesh::{Anchor, Node, SLOT_BYTES, Siblings};
 use thiserror::Error;
 
 use crate::config::Config;
@@ -115,6 +115,15 @@ impl Relay {
         self.workers.len()
     }
 
+    /// Goes on under another configuration, as far as it acts at once: which channels are carried, and the limits but for
+    /// `memory_mib`. Nobody whose channel is still carried is disturbed.
+    pub fn configure(&self, config: &Config) {
+        for worker in &self.workers {
+            worker.shared.configs.force_push(config.node());
+            worker.waker.wake();
+        }
+    }
+
     /// The latest counts of all workers together, if each has given some since the last call; they do once a second.
     pub fn take_snapshot(&self) -> Option<Snapshot> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
@@ -193,7 +202,7 @@ impl Started {
     fn new(plan: Plan, config: &Config) -> Result<Started, StartError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(StartError::Random)?;
-        let node_config = NodeConfig { admission: config.admission(), limits: config.limits() };
+        let node_config = config.node();
         let (number, shared) = (plan.number, Shared::new());
         let for_worker = Arc::clone(&shared);
         let (opened, is_open) = mpsc::sync_channel(1);

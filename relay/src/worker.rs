@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
-use mesh::{Anchor, Node, Outbox, Progress, Time};
+use mesh::{Anchor, Node, NodeConfig, Outbox, Progress, Time};
 use tracing::warn;
 
 use crate::budget::BATCH_MESSAGES;
@@ -26,13 +26,19 @@ const WAIT_FAILED_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Shared {
     /// Set once, to end the worker.
     pub(crate) stop: AtomicBool,
+    /// What the node is to go by from now on.
+    pub(crate) configs: ArrayQueue<NodeConfig>,
     /// The latest snapshot; an older one that nobody took is pushed out.
     pub(crate) snapshots: ArrayQueue<Snapshot>,
 }
 
 impl Shared {
     pub(crate) fn new() -> Arc<Shared> {
-        Arc::new(Shared { stop: AtomicBool::new(false), snapshots: ArrayQueue::new(1) })
+        Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            snapshots: ArrayQueue::new(1),
+            configs: ArrayQueue::new(1),
+        })
     }
 }
 
@@ -117,6 +123,9 @@ impl Worker {
         });
         while let Some(share) = self.colleagues.inbox().pop() {
             self.node.handle_share(now, &share);
+        }
+        if let Some(config) = self.shared.configs.pop() {
+            self.node.configure(config);
         }
         self.node.handle_timeout(now);
         self.share(now);

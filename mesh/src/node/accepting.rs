@@ -71,12 +71,7 @@ impl Node {
         held: Option<usize>,
         hello: &Hello,
     ) -> Result<usize, RefuseReason> {
-        let allowed = match &self.admission {
-            Admission::Nobody => false,
-            Admission::Listed(keys) => keys.contains(&hello.key),
-            Admission::Open => true,
-        };
-        if !allowed {
+        if !self.admission.allows(&hello.key) {
             return Err(RefuseReason::ChannelNotAllowed);
         }
         if held.is_none() {
