@@ -60,7 +60,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use buffers::{Held, ReceiveBuffers};
 pub use memory::{SlotMemory, SlotRegion};
@@ -159,12 +159,13 @@ impl Plane {
     }
 
     pub(crate) fn transmit(&mut self, outbox: &Outbox) {
-        // Slots that are not needed any more are let go even if nothing is received meanwhile.
-        if self.zero_copy.in_flight() > 0 {
-            self.collect();
-        }
         let mut batch = Batch::default();
         while self.common.next_window(outbox, &mut batch) {
+            // Slots that are not needed any more are let go even if nothing is received meanwhile, and what has ended
+            // makes room for what is to be sent without a copy.
+            if self.zero_copy.in_flight() > 0 {
+                self.collect();
+            }
             self.send_window();
             self.common.settle_window(outbox, &mut batch);
         }
@@ -257,12 +258,14 @@ const COLLECT_PASSES: usize = budget::ZERO_COPY_IN_FLIGHT / 20 + 1;
 
 /// How long a plane that goes waits for its zero-copy sends: a device has sent what it has in its queue by then, nearly
 /// always (promise 9).
-const FAREWELL_MS: u64 = 50;
+const FAREWELL: Duration = Duration::from_millis(50);
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        for _ in 0..FAREWELL_MS {
-            if self.zero_copy.in_flight() == 0 {
+        let give_up_at = Instant::now() + FAREWELL;
+        while self.zero_copy.in_flight() > 0 {
+            if Instant::now() > give_up_at {
+                self.zero_copy.let_all_go();
                 return;
             }
             self.ring.fetch();
@@ -271,10 +274,9 @@ impl Drop for Plane {
                     self.zero_copy.note_done(ticket, copied, &mut self.common.counters);
                 }
             }
-            if self.zero_copy.in_flight() > 0 {
+            if self.zero_copy.in_flight() > 0 && !self.ring.has_work() {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        self.zero_copy.let_all_go();
     }
 }
