@@ -1,6 +1,13 @@
 //! What a relay's memory is spent on, beside the receive buffers of each plane (`plane/budget.rs`, `uring/budget.rs`) and the state of
 //! channels and sessions (bounded by `mesh::limits`).
 
+/// Has this process go without transparent huge pages from now on: the allocator asks for them, and its few hundred KiB
+/// for each worker became 10 MiB. The relay gains nothing by them: 1 % of its processor time at 10,000 subscribers.
+pub fn use_small_pages() {
+    // A kernel without them is asked for nothing.
+    let _ = nix::sys::prctl::set_thp_disable(true);
+}
+
 /// Slot memory by default: all windows together. A 10 s window of a 4 Mbit/s channel is about 270 chunks in slots of
 /// 59,136 bytes, 16 MB; so this holds 32 such channels whole, and more with shorter windows. It is mapped at the
 /// start and becomes real memory only as windows fill.

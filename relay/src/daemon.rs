@@ -10,6 +10,7 @@ use tracing::error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::budget::use_small_pages;
 use crate::config::{AdminListen, Config, ConfigError, DEFAULT_CONFIG, Workers};
 use crate::control::supervise;
 use crate::plane::Io;
@@ -101,6 +102,7 @@ fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError>) -> Exit
             "no channel is listed and the relay is not open: it will refuse everybody (see --help)"
         );
     }
+    use_small_pages();
     // The relay first: it finds out whether there is io_uring, and if it is a must, says what to do.
     let relay = match Relay::start(&config) {
         Ok(relay) => relay,

@@ -2,7 +2,14 @@
 
 use std::net::UdpSocket;
 
-use crate::daemon::run;
+use crate::daemon::{Daemon, run};
+
+#[test]
+fn an_idle_daemon_takes_little_memory() {
+    let daemon = Daemon::start("127.0.0.1:0", &["--open", "--workers", "4"]);
+    let resident = daemon.resident_bytes();
+    assert!(resident < 30 << 20, "{resident} bytes");
+}
 
 #[test]
 fn the_help_says_how_to_start_it() {

@@ -111,6 +111,7 @@ const LIMIT_TIME: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the relay does not start, or nobody listens to it.
 pub(crate) fn run(args: Args) -> Result<(), Error> {
+    relay::budget::use_small_pages();
     let orders = lines_of(io::stdin());
     let mut listen = Ipv4Addr::LOCALHOST;
     if let Some(stride) = args.lab_stride {
