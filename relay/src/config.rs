@@ -122,7 +122,7 @@ impl FromStr for Workers {
         match (text, text.parse()) {
             ("auto", _) => Ok(Workers::Auto),
             (_, Ok(count)) if (1..=WORKERS_MAX).contains(&count) => Ok(Workers::Fixed(count)),
-            _ => Err(format!("workers = {text}: must be \"auto\" or 1 to {WORKERS_MAX}")),
+            _ => Err(format!("workers: {text:?} is neither \"auto\" nor 1 to {WORKERS_MAX}")),
         }
     }
 }

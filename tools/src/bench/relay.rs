@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use relay::Workers;
 use relay::plane::Io;
 
 use self::report::Measured;
@@ -111,40 +112,6 @@ impl FromStr for Channels {
             ("auto", _) => Ok(Channels::Auto),
             (_, Ok(count)) if (1..=CHANNELS_MAX).contains(&count) => Ok(Channels::Fixed(count)),
             _ => Err(format!("it must be `auto` or a number from 1 to {CHANNELS_MAX}")),
-        }
-    }
-}
-
-/// How many workers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Workers {
-    /// So many.
-    Fixed(usize),
-    /// One for each core that this process may use.
-    Auto,
-}
-
-const WORKERS_MAX: usize = 64;
-
-impl Workers {
-    fn count(self) -> usize {
-        match self {
-            Workers::Fixed(count) => count,
-            Workers::Auto => {
-                std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WORKERS_MAX))
-            }
-        }
-    }
-}
-
-impl FromStr for Workers {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Workers, String> {
-        match (text, text.parse()) {
-            ("auto", _) => Ok(Workers::Auto),
-            (_, Ok(count)) if (1..=WORKERS_MAX).contains(&count) => Ok(Workers::Fixed(count)),
-            _ => Err(format!("it must be `auto` or a number from 1 to {WORKERS_MAX}")),
         }
     }
 }
@@ -274,15 +241,6 @@ mod tests {
         assert_eq!("500".parse(), Ok(Channels::Fixed(500)));
         for wrong in ["", "0", "501", "-1", "all"] {
             assert!(wrong.parse::<Channels>().unwrap_err().contains("1 to 500"), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn workers_are_a_number_or_one_for_each_core() {
-        assert_eq!("64".parse(), Ok(Workers::Fixed(64)));
-        assert!((1..=64).contains(&"auto".parse::<Workers>().unwrap().count()));
-        for wrong in ["", "0", "65", "-1", "all"] {
-            assert!(wrong.parse::<Workers>().unwrap_err().contains("1 to 64"), "{wrong}");
         }
     }
 }
