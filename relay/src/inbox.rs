@@ -40,7 +40,7 @@ impl Inbox {
         }
     }
 
-    /// To be asked by the worker before it sleeps; `false` when there is news. [`Inbox::is_awake`] is to follow in
+    /// To be asked by the worker before it sleeps; `false` when there is news. [`Inbox::note_awake`] is to follow in
     /// either case.
     pub(crate) fn may_sleep(&self) -> bool {
         self.sleeping.store(true, Ordering::Relaxed);
@@ -49,7 +49,7 @@ impl Inbox {
     }
 
     /// The worker looks at its inbox by itself again.
-    pub(crate) fn is_awake(&self) {
+    pub(crate) fn note_awake(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 }

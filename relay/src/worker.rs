@@ -160,7 +160,7 @@ impl Worker {
         if self.colleagues.inbox().may_sleep() {
             self.sleep_until_due();
         }
-        self.colleagues.inbox().is_awake();
+        self.colleagues.inbox().note_awake();
     }
 
     fn sleep_until_due(&mut self) {
