@@ -47,7 +47,7 @@ fn subscriber(number: u32) -> SocketAddr {
 impl Relay {
     fn new(subscribers: u32) -> Relay {
         let limits = Limits { subscribers_max: 100_000, ..Limits::default() };
-        let config = NodeConfig { admission: Admission::Open, limits };
+        let config = NodeConfig::new(Admission::Open, limits);
         let mut relay = Relay {
             node: Node::new(config, [1; 32], Box::new(vec![0; 300 * SLOT_BYTES])),
             outbox: Outbox::new(256),

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use codec::wire::control::{ByeReason, Control, RefuseReason, Sender};
+use codec::wire::control::{ByeReason, Control, Nodes, RefuseReason, Sender};
 use codec::wire::{SHARD, kind_of};
 use codec::{ChannelKey, ChannelTag, Fec, Sequence, ShardSet};
 use rand_chacha::ChaCha12Rng;
@@ -66,6 +66,15 @@ pub struct NodeConfig {
     pub admission: Admission,
     /// Its bounds.
     pub limits: Limits,
+    /// Nodes that it names to those whom it refuses or lets go.
+    pub others: Nodes,
+}
+
+impl NodeConfig {
+    /// A node that names no others.
+    pub fn new(admission: Admission, limits: Limits) -> NodeConfig {
+        NodeConfig { admission, limits, others: Nodes::new() }
+    }
 }
 
 /// The nodes of a process that stand behind one address and serve their subscribers from the same slots; a node alone has
@@ -114,7 +123,7 @@ pub enum Event {
         /// Why.
         reason: RefuseReason,
         /// Other nodes that the refusing one named.
-        nodes: Vec<SocketAddr>,
+        nodes: Nodes,
     },
     /// Several `Hello`s more went unanswered.
     Unanswered {
@@ -127,6 +136,8 @@ pub enum Event {
         dial: DialId,
         /// Why.
         reason: LostReason,
+        /// Other nodes that it named.
+        nodes: Nodes,
     },
 }
 
@@ -191,7 +202,7 @@ struct Answer {
 /// # fn now() -> Time { Time(1) }
 /// # fn receive(_: Option<Time>) -> Option<(SocketAddr, Vec<u8>)> { None }
 /// # fn send(_: &Outbox) {}
-/// # let config = NodeConfig { admission: Admission::Open, limits: Limits::default() };
+/// # let config = NodeConfig::new(Admission::Open, Limits::default());
 /// let memory = Box::new(vec![0; 64 * SLOT_BYTES]);
 /// let mut node = Node::new(config, [7; 32], memory);
 /// let mut outbox = Outbox::new(256);
@@ -218,6 +229,9 @@ struct Answer {
 pub struct Node {
     admission: Admission,
     limits: Limits,
+    others: Nodes,
+    /// Why nobody new is let in.
+    closed_because: Option<RefuseReason>,
     random: ChaCha12Rng,
     cookies: CookieJar,
     arena: Arena,
@@ -275,6 +289,8 @@ impl Node {
         Node {
             admission: config.admission,
             limits: config.limits,
+            others: config.others,
+            closed_because: None,
             random,
             cookies: CookieJar::new(cookie_secret),
             arena: Arena::new(memory),
@@ -307,7 +323,7 @@ impl Node {
     /// Goes on under another configuration. Granted sessions end whose channels are not admitted any more; of whatever
     /// exceeds a lower bound, nothing is let go, but windows get shorter.
     pub fn configure(&mut self, config: NodeConfig) {
-        (self.admission, self.limits) = (config.admission, config.limits);
+        (self.admission, self.limits, self.others) = (config.admission, config.limits, config.others);
         for index in 0..self.sessions.capacity() {
             let granted = self.sessions.get(index).filter(|session| session.dial.is_none());
             let Some(channel) = granted.map(|session| &self.channels[session.channel]) else { continue };
@@ -316,6 +332,30 @@ impl Node {
                 self.end_session(index);
             }
         }
+    }
+
+    /// Refuses newcomers for this reason from now on, whatever they ask for; with `None` they are let in again. Granted
+    /// sessions stay.
+    pub fn close_to_newcomers(&mut self, reason: Option<RefuseReason>) {
+        self.closed_because = reason;
+    }
+
+    /// Ends at most `sessions_max` granted sessions, each with a goodbye that names the other nodes: those who take first,
+    /// then those who give. Returns how many; fewer when there are no more.
+    pub fn let_go(&mut self, sessions_max: usize) -> usize {
+        let room = CONTROL_QUEUE_MAX - self.control.len();
+        let granted = |session: &Session, sender| session.dial.is_none() && session.peer.peer == sender;
+        let of = |sender| {
+            let all = self.sessions.iter();
+            all.filter(move |(_, session)| granted(session, sender)).map(|(index, _)| index)
+        };
+        let leaving = of(Sender::Subscriber).chain(of(Sender::Upstream));
+        let leaving: Vec<usize> = leaving.take(sessions_max.min(room)).collect();
+        for index in &leaving {
+            self.say_bye(*index, ByeReason::Closing);
+            self.end_session(*index);
+        }
+        leaving.len()
     }
 
     /// Takes in one datagram.

@@ -8,9 +8,11 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use codec::wire::control::{NODES_MAX, Nodes};
 use codec::{ChannelKey, ChannelLink};
 use mesh::{Admission, Limits, NodeConfig, SLOT_BYTES};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::budget::{SLOT_MEMORY_BYTES, SLOT_MEMORY_BYTES_MAX, SLOT_MEMORY_BYTES_MIN, WORKERS_MAX};
@@ -43,6 +45,9 @@ pub struct Config {
     pub open: bool,
     /// Links or keys of the channels that are carried.
     pub channels: Vec<Channel>,
+    /// Other nodes, which those are told of whom this one refuses or lets go.
+    #[serde(deserialize_with = "others")]
+    pub others: Nodes,
     /// The bounds.
     pub limits: LimitsConfig,
     /// Looking after the relay.
@@ -92,6 +97,18 @@ impl Default for AdminConfig {
     fn default() -> AdminConfig {
         AdminConfig { listen: AdminListen(Some((Ipv4Addr::LOCALHOST, 7451).into())) }
     }
+}
+
+/// At most as many as a refusal has room for.
+fn others<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Nodes, D::Error> {
+    let addresses = Vec::<SocketAddr>::deserialize(deserializer)?;
+    if addresses.len() > NODES_MAX {
+        return Err(D::Error::custom(format!(
+            "{} addresses; a refusal has room for {NODES_MAX}",
+            addresses.len()
+        )));
+    }
+    Ok(addresses.into_iter().collect())
 }
 
 /// How many threads move datagrams: a number from 1 to 64, or as many as there are processors.
@@ -191,6 +208,7 @@ impl Default for Config {
             zero_copy_from_bytes: ZERO_COPY_FROM_BYTES,
             open: false,
             channels: Vec::new(),
+            others: Nodes::new(),
             limits: LimitsConfig::default(),
             admin: AdminConfig::default(),
         }
@@ -332,7 +350,7 @@ impl Config {
 
     /// What a worker's node goes by.
     pub(crate) fn node(&self) -> NodeConfig {
-        NodeConfig { admission: self.admission(), limits: self.limits() }
+        NodeConfig { admission: self.admission(), limits: self.limits(), others: self.others.clone() }
     }
 
     /// The keys in which `new` differs and that act only when the relay starts.
@@ -425,6 +443,8 @@ mod tests {
         assert!(channel.contains("no channel key"), "{channel}");
         let admin = error("[admin]\nlisten = \"0.0.0.0:7451\"");
         assert!(admin.contains("line 2") && admin.contains("no loopback address"), "{admin}");
+        let others = error(&format!("others = [{}]", "\"192.0.2.1:7450\",".repeat(9)));
+        assert!(others.contains("line 1") && others.contains("9 addresses"), "{others}");
         let range = error("[limits]\nwindow_seconds = 0");
         assert!(
             range.starts_with("test.toml:2: limits.window_seconds = 0") && range.contains("1 to 600"),

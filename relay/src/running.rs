@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use codec::wire::control::RefuseReason;
 use mesh::{Anchor, Node, SLOT_BYTES, Siblings};
 use thiserror::Error;
 
@@ -15,7 +16,7 @@ use crate::inbox::Inbox;
 use crate::plane::{Io, OpenError, Plane, Waker};
 use crate::snapshot::Snapshot;
 use crate::uring::{SlotMemory, Steering};
-use crate::worker::{Colleagues, Shared, Worker};
+use crate::worker::{Colleagues, Order, Shared, Worker};
 
 /// Why a relay does not start.
 #[derive(Debug, Error)]
@@ -118,8 +119,23 @@ impl Relay {
     /// Goes on under another configuration, as far as it acts at once: which channels are carried, and the limits but for
     /// `memory_mib`. Nobody whose channel is still carried is disturbed.
     pub fn configure(&self, config: &Config) {
+        self.order(&Order::Configure(Box::new(config.node())));
+    }
+
+    /// Newcomers are refused for this reason from now on, whatever they ask for; with `None` they are let in again.
+    pub fn close_to_newcomers(&self, reason: Option<RefuseReason>) {
+        self.order(&Order::CloseToNewcomers(reason));
+    }
+
+    /// Ends at most so many sessions of each worker, with a goodbye that names the configuration's `others`: subscribers
+    /// first, then publishers.
+    pub fn let_go(&self, sessions_max: usize) {
+        self.order(&Order::LetGo(sessions_max));
+    }
+
+    fn order(&self, order: &Order) {
         for worker in &self.workers {
-            worker.shared.configs.force_push(config.node());
+            worker.shared.orders.force_push(order.clone());
             worker.waker.wake();
         }
     }

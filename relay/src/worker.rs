@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use codec::wire::control::RefuseReason;
 use crossbeam::queue::ArrayQueue;
 use mesh::{Anchor, Node, NodeConfig, Outbox, Progress, Time};
 use tracing::warn;
@@ -19,6 +20,9 @@ pub(crate) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// Goodbyes take no longer than this, whatever comes in meanwhile.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
+/// Orders wait for a round of the worker: one round a second would do.
+const ORDERS_MAX: usize = 64;
+
 /// A kernel that would not even wait is asked again after this time.
 const WAIT_FAILED_PAUSE: Duration = Duration::from_millis(10);
 
@@ -26,8 +30,8 @@ const WAIT_FAILED_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Shared {
     /// Set once, to end the worker.
     pub(crate) stop: AtomicBool,
-    /// What the node is to go by from now on.
-    pub(crate) configs: ArrayQueue<NodeConfig>,
+    /// What the worker is to do; of more than it has room for, the oldest are forgotten.
+    pub(crate) orders: ArrayQueue<Order>,
     /// The latest snapshot; an older one that nobody took is pushed out.
     pub(crate) snapshots: ArrayQueue<Snapshot>,
 }
@@ -37,9 +41,20 @@ impl Shared {
         Arc::new(Shared {
             stop: AtomicBool::new(false),
             snapshots: ArrayQueue::new(1),
-            configs: ArrayQueue::new(1),
+            orders: ArrayQueue::new(ORDERS_MAX),
         })
     }
+}
+
+/// What the control thread wants of a worker.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    /// To go on under another configuration.
+    Configure(Box<NodeConfig>),
+    /// To refuse newcomers for this reason, or to let them in again.
+    CloseToNewcomers(Option<RefuseReason>),
+    /// To end at most so many sessions, with a goodbye.
+    LetGo(usize),
 }
 
 pub(crate) struct Worker {
@@ -124,8 +139,8 @@ impl Worker {
         while let Some(share) = self.colleagues.inbox().pop() {
             self.node.handle_share(now, &share);
         }
-        if let Some(config) = self.shared.configs.pop() {
-            self.node.configure(config);
+        while let Some(order) = self.shared.orders.pop() {
+            self.obey(order);
         }
         self.node.handle_timeout(now);
         self.share(now);
@@ -141,6 +156,16 @@ impl Worker {
             self.snapshot_at = now.after(SNAPSHOT_INTERVAL);
         }
         progress
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Configure(config) => self.node.configure(*config),
+            Order::CloseToNewcomers(reason) => self.node.close_to_newcomers(reason),
+            Order::LetGo(sessions_max) => {
+                self.node.let_go(sessions_max);
+            }
+        }
     }
 
     /// Lets the other workers send at the same time what came in here.

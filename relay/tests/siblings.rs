@@ -66,13 +66,13 @@ impl House {
         let mut seed = 0;
         let mut relay = |memory: SlotMemory| {
             seed += 1;
-            let config = NodeConfig { admission: Admission::Open, limits: Limits::default() };
+            let config = NodeConfig::new(Admission::Open, Limits::default());
             Node::among(siblings.clone(), config, [seed; 32], Box::new(memory))
         };
         let second = relay(parts.pop().unwrap());
         let relays = [relay(parts.pop().unwrap()), second];
         let edge = |seed| {
-            let config = NodeConfig { admission: Admission::Nobody, limits: Limits::default() };
+            let config = NodeConfig::new(Admission::Nobody, Limits::default());
             Node::new(config, [seed; 32], Box::new(vec![0; 400 * SLOT_BYTES]))
         };
         let mut publisher = edge(10);

@@ -18,6 +18,10 @@ use crate::resolve::{ResolveError, resolve};
 const LOOKUP_WAIT_MIN: Duration = Duration::from_secs(1);
 const LOOKUP_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Relays that other relays name are remembered up to this number: enough to leave one that goes away, too few to be sent
+/// around.
+const HINTS_MAX: usize = 16;
+
 type Answer = (usize, Result<Vec<SocketAddr>, ResolveError>);
 
 /// One dial, with the relays it may turn to.
@@ -43,6 +47,21 @@ struct Relay {
     lookup: Lookup,
     wait: Duration,
     refused: Option<RefuseReason>,
+    /// Another relay named it, not the user.
+    is_hint: bool,
+}
+
+impl Relay {
+    fn new(name: String, is_hint: bool) -> Relay {
+        Relay {
+            name,
+            addresses: Vec::new(),
+            lookup: Lookup::Due(Instant::now()),
+            wait: LOOKUP_WAIT_MIN,
+            refused: None,
+            is_hint,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,16 +75,9 @@ impl Contact {
     /// Contact for `channel` with one of the relays, the first that answers; `names` are `host:port`.
     pub fn new(driver: &Driver, channel: ChannelId, names: Vec<String>) -> Contact {
         let (answer_to, answers) = mpsc::channel();
-        let relay = |name| Relay {
-            name,
-            addresses: Vec::new(),
-            lookup: Lookup::Due(Instant::now()),
-            wait: LOOKUP_WAIT_MIN,
-            refused: None,
-        };
         Contact {
             channel,
-            relays: names.into_iter().map(relay).collect(),
+            relays: names.into_iter().map(|name| Relay::new(name, false)).collect(),
             dial: None,
             current: (0, 0),
             target: None,
@@ -171,8 +183,12 @@ impl Contact {
             Event::Connected { is_live: false, .. } => {
                 say(&format!("connected to {name}; the channel is not live yet"))
             }
-            Event::Lost { reason, .. } => {
-                say(&format!("lost {name}: {}; trying again", describe_loss(*reason)))
+            Event::Lost { reason, nodes, .. } => {
+                say(&format!("lost {name}: {}; trying again", describe_loss(*reason)));
+                if !nodes.is_empty() {
+                    self.take_hints(nodes);
+                    self.turn_to_next(driver);
+                }
             }
             Event::Unanswered { .. } => {
                 if !std::mem::replace(&mut self.told, true) {
@@ -182,7 +198,8 @@ impl Contact {
                 }
                 self.turn_to_next(driver);
             }
-            Event::Refused { reason, .. } => {
+            Event::Refused { reason, nodes, .. } => {
+                self.take_hints(nodes);
                 self.relays[self.current.0].refused = Some(*reason).filter(|reason| is_final(*reason));
                 if self.is_refused() {
                     return Err(Error::Refused { relays: self.refusals() });
@@ -192,6 +209,22 @@ impl Contact {
             }
         }
         Ok(())
+    }
+
+    /// Relays that another one named come after those that the user named.
+    fn take_hints(&mut self, nodes: &[SocketAddr]) {
+        for node in nodes {
+            if self.relays.iter().any(|relay| relay.addresses.contains(node)) {
+                continue;
+            }
+            let hints = self.relays.iter().filter(|relay| relay.is_hint).count();
+            if hints >= HINTS_MAX {
+                return;
+            }
+            let mut hint = Relay::new(node.to_string(), true);
+            (hint.addresses, hint.lookup) = (vec![*node], Lookup::Done);
+            self.relays.push(hint);
+        }
     }
 
     /// Dials the relay whose addresses have just been found, unless it is being dialled at one of them.

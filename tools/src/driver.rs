@@ -57,7 +57,7 @@ impl Driver {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
             .map_err(|error| Error::System("the system gives no random bytes", io::Error::other(error)))?;
-        let config = NodeConfig { admission: mesh::Admission::Nobody, limits };
+        let config = NodeConfig::new(mesh::Admission::Nobody, limits);
         let node = Node::new(config, seed, Box::new(vec![0; slots * mesh::SLOT_BYTES]));
         Driver::with_node(node).map_err(|error| {
             Error::System("cannot open a UDP socket (`ulimit -n` limits how many there can be)", error)

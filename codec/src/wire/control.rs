@@ -106,6 +106,12 @@ pub enum RefuseReason {
     /// The node is going away.
     #[error("this node is shutting down")]
     Closing,
+    /// Another subscriber would make it send more than it may at a time.
+    #[error("this node sends as much as it may")]
+    EgressFull,
+    /// It has transferred as much as it may in this period.
+    #[error("this node has used up its transfer quota")]
+    QuotaUsed,
 }
 
 /// Addresses of other nodes worth trying.
@@ -302,7 +308,7 @@ impl Control {
 }
 
 /// In the order of their wire values, which start at 1.
-const REFUSE_REASONS: [RefuseReason; 7] = [
+const REFUSE_REASONS: [RefuseReason; 9] = [
     RefuseReason::ChannelNotAllowed,
     RefuseReason::Full,
     RefuseReason::TooManyFromAddress,
@@ -310,6 +316,8 @@ const REFUSE_REASONS: [RefuseReason; 7] = [
     RefuseReason::KeyNotProven,
     RefuseReason::TooManyPublishers,
     RefuseReason::Closing,
+    RefuseReason::EgressFull,
+    RefuseReason::QuotaUsed,
 ];
 
 /// In the order of their wire values, which start at 1.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use codec::wire::control::{
-    Challenge, Control, Hello, Nodes, Refuse, RefuseReason, Role, Sender, SessionId, Welcome,
+    Challenge, Control, Hello, Refuse, RefuseReason, Role, Sender, SessionId, Welcome,
 };
 use codec::{ChannelVerifier, InvalidKey};
 use rand_chacha::rand_core::Rng;
@@ -56,7 +56,8 @@ impl Node {
             Err(reason) => {
                 self.counters.sessions_refused += 1;
                 let retry_after_ms = REFUSED_WAIT.as_millis() as u32;
-                Control::Refuse(Refuse { nonce: hello.nonce, reason, retry_after_ms, nodes: Nodes::new() })
+                let nodes = self.others.clone();
+                Control::Refuse(Refuse { nonce: hello.nonce, reason, retry_after_ms, nodes })
             }
         };
         self.queue_control(from, answer)
@@ -122,6 +123,9 @@ impl Node {
     }
 
     fn check_room(&self, from: SocketAddr, hello: &Hello) -> Result<(), RefuseReason> {
+        if let Some(reason) = self.closed_because {
+            return Err(reason);
+        }
         let held = self.addresses.get(&address_class(from));
         if held.map_or(0, |held| held.sessions) >= self.limits.sessions_per_address_max {
             return Err(RefuseReason::TooManyFromAddress);

@@ -7,6 +7,7 @@ use codec::wire::control::{Bye, ByeReason, Control, Nodes, Repair, Report, Sende
 
 use rand_chacha::rand_core::Rng;
 
+use crate::node::dialling::worth_trying;
 use crate::node::inbound::restore;
 use crate::node::{Answer, DialId, Event, LostReason, Node};
 use crate::session::{PeerKey, Side};
@@ -117,23 +118,24 @@ impl Node {
     pub(super) fn handle_bye(&mut self, now: Time, from: SocketAddr, bye: &Bye) -> Result<(), DropReason> {
         // Never answered: two nodes would go on saying goodbye.
         let index = self.session_of(from, &bye.header)?;
-        self.lose_session(now, index, LostReason::Bye(bye.reason));
+        self.lose_session(now, index, LostReason::Bye(bye.reason), worth_trying(from, &bye.nodes));
         Ok(())
     }
 
     /// Ends a session that the other end left. A dial starts over.
-    pub(super) fn lose_session(&mut self, now: Time, index: usize, reason: LostReason) {
+    pub(super) fn lose_session(&mut self, now: Time, index: usize, reason: LostReason, nodes: Nodes) {
         let dial = self.end_session(index).dial;
         let jitter = self.random.next_u32() as u8;
         if let Some(dial) = dial.filter(|dial| self.dials.contains(*dial)) {
             let wait = self.dials[dial].next_wait(jitter);
             self.dials[dial].rest(now.after(wait));
-            self.tell(Event::Lost { dial: DialId(dial), reason });
+            self.tell(Event::Lost { dial: DialId(dial), reason, nodes });
         }
     }
 
     pub(super) fn bye(&self, index: usize, reason: ByeReason) -> Bye {
-        Bye { header: self.sessions[index].header(), reason, nodes: Nodes::new() }
+        let nodes = if reason == ByeReason::Closing { self.others.clone() } else { Nodes::new() };
+        Bye { header: self.sessions[index].header(), reason, nodes }
     }
 
     pub(super) fn say_bye(&mut self, index: usize, reason: ByeReason) {

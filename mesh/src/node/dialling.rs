@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 
 use codec::Sequence;
-use codec::wire::control::{Challenge, Control, Hello, Refuse, Role, Sender, Welcome};
+use codec::wire::control::{Challenge, Control, Hello, Nodes, Refuse, Role, Sender, Welcome};
 use rand_chacha::rand_core::Rng;
 
 use crate::channel::Channel;
@@ -144,8 +144,19 @@ impl Node {
         let dial = &mut self.dials[index];
         dial.answered();
         dial.rest(now.after(wait));
-        let nodes = refuse.nodes.to_vec();
+        let nodes = worth_trying(from, &refuse.nodes);
         self.tell(Event::Refused { dial: DialId(index), reason: refuse.reason, nodes });
         Ok(())
     }
+}
+
+/// Of the nodes that a peer names, those that may be dialled (PROTOCOL.md, Address). Only a node of this machine can mean
+/// this machine.
+pub(super) fn worth_trying(from: SocketAddr, nodes: &Nodes) -> Nodes {
+    let may_be = |node: &&SocketAddr| {
+        let ip = node.ip();
+        let is_far = !ip.is_loopback() || from.ip().is_loopback();
+        node.port() != 0 && !ip.is_multicast() && !ip.is_unspecified() && is_far
+    };
+    nodes.iter().filter(may_be).copied().collect()
 }

@@ -214,7 +214,7 @@ mod tests {
         let holders: Arc<[AtomicU32]> = (0..40).map(|_| AtomicU32::new(0)).collect();
         let memory = Lent { bytes: vec![0; SLOT_BYTES], holders: Arc::clone(&holders) };
         let limits = Limits { window_bytes_max: 0, ..Limits::default() };
-        let config = NodeConfig { admission: Admission::Open, limits };
+        let config = NodeConfig::new(Admission::Open, limits);
         let siblings = Siblings { count: 2, ..Siblings::default() };
         (Node::among(siblings, config, [1; 32], Box::new(memory)), holders)
     }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
-use codec::wire::control::{ByeReason, Control, Repair, Wanted};
+use codec::wire::control::{ByeReason, Control, Nodes, Repair, Wanted};
 use codec::{Sequence, ShardSet};
 
 use crate::dial::DialState;
@@ -73,7 +73,7 @@ impl Node {
         if now.since(self.sessions[index].heard_at) > SILENCE_MAX {
             // It may hold the session still: without the goodbye it would go on sending.
             self.say_bye(index, ByeReason::Done);
-            self.lose_session(now, index, LostReason::Silence);
+            self.lose_session(now, index, LostReason::Silence, Nodes::new());
             return;
         }
         let source = &self.channels[self.sessions[index].channel].source;

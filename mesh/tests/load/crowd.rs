@@ -26,7 +26,7 @@ pub(crate) fn address(channel: u8, number: u32) -> SocketAddr {
 impl Crowd {
     pub(crate) fn new(slots: usize) -> Crowd {
         let limits = Limits { subscribers_max: 100_000, ..Limits::default() };
-        let config = NodeConfig { admission: Admission::Open, limits };
+        let config = NodeConfig::new(Admission::Open, limits);
         Crowd {
             node: Node::new(config, [1; 32], Box::new(vec![0; slots * SLOT_BYTES])),
             now: Time(1_700_000_000_000_000),

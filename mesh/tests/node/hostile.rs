@@ -10,7 +10,7 @@ use codec::wire::control::{
 use codec::{
     ChannelKey, ChannelSecret, ChunkHeader, DATAGRAM_BYTES, Fec, Sequence, ShardSet, SlotLayout, seal_chunk,
 };
-use mesh::{Admission, ChannelId, DropReason, Event, Limits, NodeConfig, Verdict};
+use mesh::{Admission, ChannelId, DropReason, Event, Limits, LostReason, NodeConfig, Verdict};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -128,7 +128,7 @@ fn who_cannot_sign_is_not_let_in_as_publisher() {
 fn a_channel_that_is_not_listed_is_refused_with_its_reason_at_both_ends() {
     let mut net = Net::new(6, CLEAN);
     let admission = Admission::Listed([ChannelKey([1; 32])].into());
-    let relay = net.add(NodeConfig { admission, limits: Limits::default() });
+    let relay = net.add(NodeConfig::new(admission, Limits::default()));
     let (viewer, _) = net.viewer(relay, Sequence(0));
     let (publisher, _) = net.publisher(relay);
     net.run(Duration::from_millis(200));
@@ -144,7 +144,7 @@ fn a_channel_that_is_not_listed_is_refused_with_its_reason_at_both_ends() {
 fn newcomers_beyond_the_limits_are_refused_and_those_inside_stay() {
     let mut net = Net::new(7, CLEAN);
     let limits = Limits { subscribers_max: 3, ..Limits::default() };
-    let relay = net.add(NodeConfig { admission: Admission::Open, limits });
+    let relay = net.add(NodeConfig::new(Admission::Open, limits));
     let early = [0; 3].map(|_| net.viewer(relay, Sequence(0)).0);
     net.run(Duration::from_millis(100));
     let (late, _) = net.viewer(relay, Sequence(0));
@@ -157,10 +157,40 @@ fn newcomers_beyond_the_limits_are_refused_and_those_inside_stay() {
 }
 
 #[test]
+fn whoever_is_turned_away_or_let_go_hears_of_the_other_nodes_that_may_be_dialled() {
+    let mut net = Net::new(7, CLEAN);
+    let (far, here, nowhere) =
+        (address(9), "127.0.0.1:7450".parse().unwrap(), "192.0.2.1:0".parse().unwrap());
+    let others = [far, here, nowhere].into_iter().collect();
+    let relay = net.add(NodeConfig { others, ..relay_config() });
+    let (publisher, channel) = net.publisher(relay);
+    let (early, _) = net.viewer(relay, Sequence(0));
+    net.run(Duration::from_millis(100));
+    net.node(relay).close_to_newcomers(Some(RefuseReason::Closing));
+    let (late, _) = net.viewer(relay, Sequence(0));
+    net.stream(publisher, channel, 1, RATE);
+    assert!(net.output(early).len() > RATE / 2 && net.output(late).is_empty());
+    let refused = |event: &Event| matches!(event, Event::Refused { reason: RefuseReason::Closing, nodes, .. } if nodes[..] == [far]);
+    assert!(net.events(late).iter().any(refused), "{:?}", net.events(late));
+
+    assert_eq!(net.node(relay).let_go(1), 1, "the viewer first");
+    net.run(Duration::from_millis(10));
+    let closing = LostReason::Bye(ByeReason::Closing);
+    let gone = |event: &Event| matches!(event, Event::Lost { reason, nodes, .. } if *reason == closing && nodes[..] == [far]);
+    assert!(net.events(early).iter().any(gone) && !net.events(publisher).iter().any(gone));
+    assert_eq!(net.node(relay).let_go(9), 1);
+    net.run(Duration::from_millis(10));
+    assert!(net.events(publisher).iter().any(gone) && net.node(relay).sessions() == 0);
+    net.node(relay).close_to_newcomers(None);
+    net.run(Duration::from_secs(6));
+    assert_eq!(net.node(relay).sessions(), 3, "the viewers and the publisher are back");
+}
+
+#[test]
 fn one_address_cannot_take_every_place() {
     let mut net = Net::new(8, CLEAN);
     let limits = Limits { sessions_per_address_max: 2, ..Limits::default() };
-    let relay = net.add(NodeConfig { admission: Admission::Open, limits });
+    let relay = net.add(NodeConfig::new(Admission::Open, limits));
     let mut granted = 0;
     for port in 1..=5 {
         let from = SocketAddr::from(([10, 9, 9, 9], port));

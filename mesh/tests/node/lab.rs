@@ -79,11 +79,11 @@ pub(crate) fn key() -> ChannelKey {
 }
 
 pub(crate) fn relay_config() -> NodeConfig {
-    NodeConfig { admission: Admission::Open, limits: Limits::default() }
+    NodeConfig::new(Admission::Open, Limits::default())
 }
 
 pub(crate) fn edge_config() -> NodeConfig {
-    NodeConfig { admission: Admission::Nobody, limits: Limits::default() }
+    NodeConfig::new(Admission::Nobody, Limits::default())
 }
 
 pub(crate) fn address(host: usize) -> SocketAddr {

@@ -56,7 +56,7 @@ impl Peer {
         let socket = UdpSocket::bind((ip, 0)).expect("a socket on loopback");
         let clock = Anchor::new(SystemTime::now(), Instant::now());
         let now = clock.time_at(Instant::now());
-        let config = NodeConfig { admission: Admission::Nobody, limits: Limits::default() };
+        let config = NodeConfig::new(Admission::Nobody, Limits::default());
         // Nodes draw their nonces from it: no two peers of one relay may have the same.
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).unwrap();

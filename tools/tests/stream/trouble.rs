@@ -71,6 +71,29 @@ fn a_stream_through_two_relays_reaches_the_viewers_of_both() {
 }
 
 #[test]
+fn a_relay_that_lets_its_peers_go_sends_them_to_another_and_nothing_is_lost() {
+    let (leaving, other) = (Lab::new(), Lab::new());
+    let path = leaving.path("out");
+    let viewer = leaving.watch_into("out", &["--delay-ms", "10000"]);
+    leaving.until_sessions(1);
+    let (publisher, input) = leaving.start_publisher();
+    let live = Live::start(input);
+    until_bytes(&path, 100_000);
+    let relay = leaving.relay.as_ref().unwrap();
+    let others = [other.relay_name.parse().unwrap()].into_iter().collect();
+    relay.configure(&relay::Config { open: true, others, ..Default::default() });
+    relay.close_to_newcomers(Some(codec::wire::control::RefuseReason::Closing));
+    relay.let_go(usize::MAX);
+    other.until_sessions(2);
+    until_bytes(&path, live.written() + 100_000);
+    let published = live.finish();
+    publisher.succeed();
+    let said = viewer.succeed();
+    assert!(said.contains("missed 0;"), "{said}");
+    assert!(fs::read(&path).unwrap() == published);
+}
+
+#[test]
 fn a_short_input_that_ends_before_the_relay_answers_is_not_lost() {
     let lab = Lab::new();
     let viewer = lab.watch_into("out", &[]);
