@@ -111,3 +111,39 @@ fn publish_channel(label: String, channel: &ChannelStatus) {
         gauge!(name, "channel" => label.clone()).set(figure);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::control::status::WorkerStatus;
+    use crate::snapshot::WorkerSummary;
+
+    const ALERTS: &str = include_str!("../../../systemd/monitoring/alerts.yml");
+    const DASHBOARD: &str = include_str!("../../../systemd/monitoring/grafana.json");
+
+    /// Names of metrics in a text.
+    fn names(text: &str) -> BTreeSet<&str> {
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        words.filter(|word| word.starts_with("superpeer_")).collect()
+    }
+
+    #[test]
+    fn what_alerts_and_dashboard_ask_for_is_published() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let snapshot = Snapshot { workers: vec![WorkerSummary::default()], ..Snapshot::default() };
+        let status = Status {
+            workers: vec![WorkerStatus::default()],
+            channels: vec![ChannelStatus { key: "0".repeat(64), ..ChannelStatus::default() }],
+            ..Status::default()
+        };
+        metrics::with_local_recorder(&recorder, || publish(&snapshot, &status));
+        let rendered = recorder.handle().render();
+        let published = names(&rendered);
+        let asked: BTreeSet<&str> = names(ALERTS).union(&names(DASHBOARD)).copied().collect();
+        assert!(asked.len() > 10, "{asked:?}");
+        let missing: Vec<&&str> = asked.difference(&published).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}
