@@ -26,6 +26,17 @@ pub(crate) const INBOX_SHARES: usize = 1_024;
 /// The most workers; a node has 63 siblings at most.
 pub const WORKERS_MAX: usize = 64;
 
+/// Memory that each worker may have locked beside its slots, bytes: the queues of its ring (`uring/budget.rs`). With
+/// less, some kernels refuse the ring.
+pub const RING_LOCKED_BYTES: u64 = 128 << 10;
+
+/// Descriptors that each worker has: socket, ring, waker.
+pub const FILES_PER_WORKER: u64 = 3;
+
+/// Descriptors of the rest of the process, with room to spare: standard streams, the runtime's, the admin listener and
+/// whoever asks it.
+pub const FILES_BESIDE_WORKERS: u64 = 64;
+
 /// Messages handed to the plane at once. Between two batches arrivals are taken in, so this also bounds how long
 /// control traffic waits for the fan-out: about 1 ms.
 pub const BATCH_MESSAGES: usize = 256;

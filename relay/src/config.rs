@@ -15,7 +15,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-use crate::budget::{SLOT_MEMORY_BYTES, SLOT_MEMORY_BYTES_MAX, SLOT_MEMORY_BYTES_MIN, WORKERS_MAX};
+use crate::budget::{
+    FILES_BESIDE_WORKERS, FILES_PER_WORKER, RING_LOCKED_BYTES, SLOT_MEMORY_BYTES, SLOT_MEMORY_BYTES_MAX,
+    SLOT_MEMORY_BYTES_MIN, WORKERS_MAX,
+};
 use crate::plane::Io;
 use crate::plane::budget::ZERO_COPY_FROM_BYTES;
 
@@ -382,6 +385,18 @@ impl Config {
     pub(crate) fn workers_max(&self) -> usize {
         let parts = self.memory_bytes() / SLOT_MEMORY_BYTES_MIN as usize;
         self.workers.count().min(parts).max(1)
+    }
+
+    /// What its workers may have locked together, bytes: each its ring, and where trains leave without a copy all of the
+    /// slot memory.
+    pub fn locked_bytes_max(&self) -> u64 {
+        let slots = if self.zero_copy_from_bytes == 0 { 0 } else { self.memory_bytes() as u64 };
+        self.workers_max() as u64 * (RING_LOCKED_BYTES + slots)
+    }
+
+    /// Descriptors that it may have open.
+    pub fn files_max(&self) -> u64 {
+        self.workers_max() as u64 * FILES_PER_WORKER + FILES_BESIDE_WORKERS
     }
 
     /// Slot memory, bytes.

@@ -35,8 +35,9 @@ impl Plane {
         let common = Common::open(listen, region)?;
         rustix::io::ioctl_fionbio(&common.socket, true)
             .map_err(|source| OpenError::Option { option: "O_NONBLOCK", source: source.into() })?;
-        let probe =
-            Probe::new("recvmmsg and sendmmsg", format!("{BATCH_SIZE} receive buffers"), &common.socket);
+        let room = format!("{BATCH_SIZE} receive buffers");
+        let no_zero_copy = Some("only io_uring has it".to_owned());
+        let probe = Probe::new("recvmmsg and sendmmsg", room, no_zero_copy, &common.socket);
         Ok(Plane {
             receiver: receiver().map_err(|source| OpenError::Socket { listen, source })?,
             buffers: vec![0; BATCH_SIZE * RECEIVE_BUFFER_BYTES],

@@ -40,8 +40,9 @@ use mesh::Outbox;
 use serde::Deserialize;
 use tracing::warn;
 
+pub use budget::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES, ZERO_COPY_FROM_BYTES};
 pub use counters::PlaneCounters;
-pub use error::OpenError;
+pub use error::{OpenError, kernel_release};
 pub use probe::Probe;
 pub use waker::Waker;
 

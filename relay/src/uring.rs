@@ -125,7 +125,7 @@ impl Plane {
             budget::COMPLETION_ENTRIES,
             budget::RECEIVE_BUFFERS
         );
-        let probe = Probe::new("io_uring", room, &common.socket);
+        let probe = Probe::new("io_uring", room, zero_copy.missing().map(str::to_owned), &common.socket);
         let mut plane = Plane {
             ring,
             buffers,

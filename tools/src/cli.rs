@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{Error, keygen, link, publish, watch};
 #[cfg(target_os = "linux")]
-use crate::{bench, demo};
+use crate::{bench, demo, doctor};
 
 /// Live streams over UDP, through super-peers that carry them to everyone.
 #[derive(Parser, Debug)]
@@ -28,6 +28,8 @@ enum Command {
     Bench(bench::Args),
     #[cfg(target_os = "linux")]
     Demo(demo::Args),
+    #[cfg(target_os = "linux")]
+    Doctor(doctor::Args),
     Keygen(keygen::Args),
     Link(link::Args),
     Publish(publish::Args),
@@ -49,6 +51,8 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args),
         #[cfg(target_os = "linux")]
         Command::Demo(args) => demo::run(args),
+        #[cfg(target_os = "linux")]
+        Command::Doctor(args) => doctor::run(args),
         Command::Keygen(args) => keygen::run(args),
         Command::Link(args) => link::run(args),
         Command::Publish(args) => publish::run(args),

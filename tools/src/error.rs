@@ -58,6 +58,10 @@ pub enum Error {
     #[cfg(target_os = "linux")]
     #[error("cannot set up the lab: {0}")]
     Lab(String),
+    /// The doctor found what is to be mended.
+    #[cfg(target_os = "linux")]
+    #[error("{0} of what was looked at costs something; what mends it stands below each")]
+    Problems(usize),
     /// A bench did not get on.
     #[cfg(target_os = "linux")]
     #[error(

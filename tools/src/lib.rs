@@ -16,6 +16,8 @@ mod cli;
 pub mod contact;
 #[cfg(target_os = "linux")]
 pub mod demo;
+#[cfg(target_os = "linux")]
+pub mod doctor;
 pub mod driver;
 pub mod error;
 pub mod input;

@@ -48,9 +48,16 @@ fn folder_with_key() -> (TempDir, PathBuf, String) {
 
 #[test]
 fn every_help_has_an_example() {
-    for command in
-        [None, Some("bench"), Some("demo"), Some("keygen"), Some("link"), Some("publish"), Some("watch")]
-    {
+    for command in [
+        None,
+        Some("bench"),
+        Some("demo"),
+        Some("doctor"),
+        Some("keygen"),
+        Some("link"),
+        Some("publish"),
+        Some("watch"),
+    ] {
         let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
         let help = succeed(&arguments);
         let (_, example) = help.split_once("Example").expect("an example");

@@ -13,14 +13,14 @@ pub(crate) const SEND_WINDOW: usize = 512;
 
 /// Trains of at least so many bytes are sent without a copy by default: 16 datagrams. Below, giving notice costs about
 /// as much as the copy (`superpeer bench zero-copy`; see DESIGN.md).
-pub(crate) const ZERO_COPY_FROM_BYTES: u32 = 16 * codec::DATAGRAM_BYTES as u32;
+pub const ZERO_COPY_FROM_BYTES: u32 = 16 * codec::DATAGRAM_BYTES as u32;
 
 /// Asked of the kernel as receive buffer of the socket (it grants twice that): a fan-out of 50 ms at 2 Gbit/s coming
 /// in is 12.5 MB.
-pub(crate) const SOCKET_RECEIVE_BYTES: usize = 16 << 20;
+pub const SOCKET_RECEIVE_BYTES: usize = 16 << 20;
 
 /// Asked of the kernel as send buffer of the socket: what may wait in the network card's queue. 3 ms at 10 Gbit/s.
-pub(crate) const SOCKET_SEND_BYTES: usize = 4 << 20;
+pub const SOCKET_SEND_BYTES: usize = 4 << 20;
 
 /// How long a batch waits, all in all, for the socket to take messages again before it gives them up. Longer would
 /// delay everybody else's live edge.

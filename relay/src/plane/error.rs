@@ -184,7 +184,7 @@ fn io_uring_disabled() -> Option<u8> {
 }
 
 /// The release of the running kernel.
-pub(crate) fn kernel_release() -> String {
+pub fn kernel_release() -> String {
     match std::fs::read_to_string("/proc/sys/kernel/osrelease") {
         Ok(release) => release.trim().to_owned(),
         Err(_) => "of unknown release".to_owned(),

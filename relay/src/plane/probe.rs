@@ -14,6 +14,8 @@ pub struct Probe {
     pub calls: &'static str,
     /// What those calls were given to work with.
     pub room: String,
+    /// Why no train ever leaves without a copy; `None` where the kernel offers it.
+    pub no_zero_copy: Option<String>,
     /// Where the socket is bound.
     pub listen: SocketAddr,
     /// The release of the kernel.
@@ -25,16 +27,22 @@ pub struct Probe {
 }
 
 impl Probe {
-    pub(crate) fn new(calls: &'static str, room: String, socket: &Socket) -> Probe {
+    pub(crate) fn new(
+        calls: &'static str,
+        room: String,
+        no_zero_copy: Option<String>,
+        socket: &Socket,
+    ) -> Probe {
         let (receive_buffer_bytes, send_buffer_bytes) = socket.buffer_bytes();
         let listen = socket.local_addr();
-        Probe { calls, room, listen, kernel: kernel_release(), receive_buffer_bytes, send_buffer_bytes }
+        let kernel = kernel_release();
+        Probe { calls, room, no_zero_copy, listen, kernel, receive_buffer_bytes, send_buffer_bytes }
     }
 }
 
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Probe { calls, room, listen, kernel, receive_buffer_bytes, send_buffer_bytes } = self;
+        let Probe { calls, room, listen, kernel, receive_buffer_bytes, send_buffer_bytes, .. } = self;
         write!(
             f,
             "{calls} on UDP {listen}, kernel {kernel}: {room}; socket buffers {receive_buffer_bytes} bytes in, \
@@ -66,6 +74,7 @@ mod tests {
         let probe = Probe {
             calls: "io_uring",
             room: "512 receive buffers".to_owned(),
+            no_zero_copy: None,
             listen: "[::]:7000".parse().unwrap(),
             kernel: "6.1.0".to_owned(),
             receive_buffer_bytes: 425_984,

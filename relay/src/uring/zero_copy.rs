@@ -63,6 +63,11 @@ impl ZeroCopy {
         }
     }
 
+    /// Why there are no zero-copy sends at all.
+    pub(super) fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
+    }
+
     /// A window is about to be sent.
     pub(super) fn begin_window(&mut self) {
         if self.missing.is_none() {
