@@ -93,7 +93,7 @@ fn examine(system: &System, port: u16, to: Option<&str>) -> Vec<Finding> {
         kernel::segmentation(by_any),
     ];
     findings.extend(socket_buffers::check());
-    let subject = limits::Subject::find(system);
+    let subject = limits::Subject::find(system, port);
     findings.push(limits::locked_memory(system, &subject, &config));
     findings.push(limits::open_files(system, &subject, &config));
     findings.push(limits::huge_pages(system, &subject));

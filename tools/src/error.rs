@@ -60,7 +60,7 @@ pub enum Error {
     Lab(String),
     /// The doctor found what is to be mended.
     #[cfg(target_os = "linux")]
-    #[error("{0} of what was looked at costs something; what mends it stands below each")]
+    #[error("problems found: {0}; what mends each stands below it")]
     Problems(usize),
     /// A bench did not get on.
     #[cfg(target_os = "linux")]

@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{SockaddrStorage, getsockopt, sockopt};
 
-use super::finding::Finding;
+use super::finding::{Finding, Status};
 use super::system::System;
 use crate::resolve::resolve;
 
@@ -219,10 +219,13 @@ fn checksum(device: &str, from: IpAddr, features: &Result<Features, String>) -> 
     feature("device_checksum", device, &["tx-checksum-ip-generic", of_family], features, cost, none)
 }
 
+/// What comes in is little beside what goes out, so this is never more than a note.
 fn gro(device: &str, features: &Result<Features, String>) -> Finding {
     let cost = "datagrams of publishers come in one by one: each goes through the whole network stack";
     let none = "none on this device: a kernel or driver with GRO";
-    feature("device_gro", device, &["rx-gro"], features, cost, none)
+    let found = feature("device_gro", device, &["rx-gro"], features, cost, none);
+    let status = if found.status == Status::Ok { Status::Ok } else { Status::Note };
+    Finding { status, ..found }
 }
 
 fn mtu(route: &Route) -> Finding {
@@ -242,7 +245,6 @@ fn mtu(route: &Route) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Status;
     use super::super::system::Made;
     use super::*;
 
@@ -275,6 +277,14 @@ mod tests {
             checksum("eth0", from, &with(&["tx-checksum-ipv6"], &["tx-checksum-ipv4"])).status,
             Status::Problem
         );
+    }
+
+    #[test]
+    fn a_device_that_does_not_join_what_comes_in_is_a_note() {
+        assert_eq!(gro("eth0", &with(&["rx-gro"], &[])).status, Status::Ok);
+        let off = gro("eth0", &with(&[], &["rx-gro"]));
+        assert_eq!(off.status, Status::Note);
+        assert!(off.fix.unwrap().contains("`ethtool -K eth0 rx-gro on`"));
     }
 
     #[test]

@@ -83,6 +83,7 @@ pub(super) fn kernel(release: &str) -> Finding {
 }
 
 pub(super) fn io_uring(tried: &Result<Tried, OpenError>, system: &System) -> Finding {
+    let id = "io_uring";
     let (value, fix) = match tried {
         Ok(tried) => match shortcoming(tried, system) {
             None => {
@@ -90,13 +91,24 @@ pub(super) fn io_uring(tried: &Result<Tried, OpenError>, system: &System) -> Fin
                 let value = format!(
                     "ring, buffer ring, multishot recvmsg: {received} of {TRAIN} datagrams came by it"
                 );
-                return Finding::ok("io_uring", value);
+                return Finding::ok(id, value);
             }
             Some(shortcoming) => shortcoming,
         },
-        Err(error) => refusal(error, system),
+        Err(error) if error.is_about_io_uring() => refusal(error, system),
+        Err(error) => return Finding::note(id, UNTRIED, "what it offers is not known", way_to_try(error)),
     };
-    Finding::problem("io_uring", value, NO_IO_URING_COSTS, fix)
+    Finding::problem(id, value, NO_IO_URING_COSTS, fix)
+}
+
+const UNTRIED: &str = "could not be tried";
+
+/// What has to be mended first, where no socket is to be had for a try.
+fn way_to_try(error: &OpenError) -> String {
+    match error {
+        OpenError::Bind { source, .. } => format!("`ip link set lo up`: a try needs loopback ({source})"),
+        other => other.to_string(),
+    }
 }
 
 /// What is wrong though a ring was to be had.
@@ -163,35 +175,34 @@ fn refusal(error: &OpenError, system: &System) -> (String, String) {
                 fix.to_owned(),
             )
         }
-        other => ("could not be tried".to_owned(), other.to_string()),
+        other => (UNTRIED.to_owned(), other.to_string()),
     }
 }
 
 pub(super) fn zero_copy(tried: &Result<Tried, OpenError>) -> Finding {
+    let id = "zero_copy";
     let why = match tried {
         Ok(Tried { no_zero_copy: None, .. }) => {
             let value = format!("SEND_ZC with REPORT_USAGE, for trains of {TRAIN} datagrams and more");
-            return Finding::ok("zero_copy", value);
+            return Finding::ok(id, value);
         }
         Ok(Tried { no_zero_copy: Some(why), .. }) => why,
-        Err(_) => {
+        Err(error) if error.is_about_io_uring() => {
             let fix = "what mends io_uring";
-            return Finding::problem("zero_copy", "none without io_uring", COPYING_COSTS, fix);
+            return Finding::problem(id, "none without io_uring", COPYING_COSTS, fix);
         }
+        Err(error) => return Finding::note(id, UNTRIED, "what it offers is not known", way_to_try(error)),
     };
     let fix = "install a newer kernel (Linux 6.2 or later, or a 6.1 with its updates)";
-    Finding::problem("zero_copy", why.clone(), COPYING_COSTS, fix)
+    Finding::problem(id, why.clone(), COPYING_COSTS, fix)
 }
 
 /// What the kernel makes of trains, on the way out and in, whatever the device.
 pub(super) fn segmentation(tried: &Result<Tried, OpenError>) -> Finding {
     match tried {
-        Err(error) => Finding::problem(
-            "segmentation",
-            "could not be tried: no plane opens",
-            "no relay starts here",
-            error.to_string(),
-        ),
+        Err(error) => {
+            Finding::problem("segmentation", UNTRIED, "a relay may not start here either", way_to_try(error))
+        }
         Ok(Tried { refused: true, .. }) => Finding::problem(
             "segmentation",
             "the kernel does not segment what is sent over loopback",
@@ -270,6 +281,17 @@ mod tests {
         assert!(finding.fix.unwrap().contains("SupplementaryGroups=990"));
         made.write("/proc/sys/kernel/io_uring_disabled", "0\n");
         assert_eq!(io_uring(&Ok(tried()), &made.system).status, Status::Ok);
+    }
+
+    #[test]
+    fn where_loopback_is_down_that_is_to_be_mended_first() {
+        let source = || io::Error::from_raw_os_error(99);
+        let down = || Err(OpenError::Bind { listen: (Ipv4Addr::LOCALHOST, 0).into(), source: source() });
+        let findings =
+            [io_uring(&down(), &Made::with(&[]).system), zero_copy(&down()), segmentation(&down())];
+        let statuses = findings.each_ref().map(|finding| finding.status);
+        assert_eq!(statuses, [Status::Note, Status::Note, Status::Problem]);
+        assert!(findings.into_iter().all(|finding| finding.fix.unwrap().contains("`ip link set lo up`")));
     }
 
     #[test]

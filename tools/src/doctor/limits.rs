@@ -5,6 +5,7 @@ use relay::budget::RING_LOCKED_BYTES;
 
 use super::finding::{Finding, size};
 use super::kernel::COPYING_COSTS;
+use super::port;
 use super::system::System;
 
 /// Whose limits are looked at: a running relay's, else those of whoever asks.
@@ -13,9 +14,13 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    pub(super) fn find(system: &System) -> Subject {
-        let mut processes = system.processes().into_iter();
-        Subject { relay: processes.find(|(_, name)| name == "superpeerd").map(|(id, _)| id) }
+    /// The relay that has the port, or the only one there is: whose sockets they are, shows to their user only.
+    pub(super) fn find(system: &System, port: u16) -> Subject {
+        let is_relay = |(_, name): &(u32, String)| name == "superpeerd";
+        let mut relays = system.processes().into_iter().filter(is_relay);
+        let only = relays.next().filter(|_| relays.next().is_none());
+        let relay = port::owner_of(system, port).filter(is_relay).or(only);
+        Subject { relay: relay.map(|(id, _)| id) }
     }
 
     fn file(&self, name: &str) -> String {
@@ -167,7 +172,7 @@ Max locked memory         8388608              8388608              bytes
     fn with_daemon(files: &[(&str, &str)]) -> (Made, Subject) {
         let made = Made::with(&[("/proc/42/comm", "superpeerd"), ("/proc/7/comm", "bash")]);
         files.iter().for_each(|(name, text)| made.write(&format!("/proc/42/{name}"), text));
-        let subject = Subject::find(&made.system);
+        let subject = Subject::find(&made.system, 7450);
         assert_eq!(subject.relay, Some(42));
         (made, subject)
     }
@@ -185,8 +190,20 @@ Max locked memory         8388608              8388608              bytes
         assert!(found.fix.unwrap().contains("LimitMEMLOCK=infinity"));
 
         let made = Made::with(&[("/proc/self/limits", LIMITS)]);
-        let found = locked_memory(&made.system, &Subject::find(&made.system), &config());
+        let found = locked_memory(&made.system, &Subject::find(&made.system, 7450), &config());
         assert_eq!(found.status, Status::Note);
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn of_several_relays_the_one_with_the_port_counts() {
+        let made = Made::with(&[("/proc/42/comm", "superpeerd"), ("/proc/43/comm", "superpeerd")]);
+        assert_eq!(Subject::find(&made.system, 7450).relay, None);
+        let socket = " 9: 0100007F:1D1A 00000000:0000 07 00000000:00000000 00:00000000 00000000   0        0 12 2 0 0\n";
+        made.write("/proc/net/udp", socket);
+        made.link("/proc/43/fd/5", "socket:[12]");
+        assert_eq!(Subject::find(&made.system, 7450).relay, Some(43));
+        assert_eq!(Subject::find(&made.system, 7451).relay, None);
     }
 
     #[test]
@@ -231,7 +248,7 @@ Max locked memory         8388608              8388608              bytes
     #[test]
     fn what_cannot_be_read_is_a_note() {
         let made = Made::with(&[]);
-        let subject = Subject::find(&made.system);
+        let subject = Subject::find(&made.system, 7450);
         assert_eq!(locked_memory(&made.system, &subject, &config()).status, Status::Note);
         assert_eq!(open_files(&made.system, &subject, &config()).status, Status::Note);
         assert_eq!(huge_pages(&made.system, &subject).status, Status::Ok);

@@ -51,9 +51,8 @@ pub(super) fn check(system: &System, port: u16) -> Finding {
 }
 
 fn in_use(system: &System, port: u16) -> Finding {
-    let listed: Vec<Listed> =
-        listed(system).into_iter().filter(|socket| socket.address.port() == port).collect();
-    let who = owner(system, &listed);
+    let listed = listed(system, port);
+    let who = owner(system, &listed).map(|(id, name)| format!("{name}, process {id}"));
     let addresses =
         listed.iter().map(|socket| reachable(socket.address)).chain([(Ipv4Addr::LOCALHOST, port).into()]);
     let mut asked: Vec<SocketAddr> = addresses.collect();
@@ -100,17 +99,22 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
 }
 
 /// The process with one of these sockets. Those of other users show to root only.
-fn owner(system: &System, sockets: &[Listed]) -> Option<String> {
+fn owner(system: &System, sockets: &[Listed]) -> Option<(u32, String)> {
     let has_one = |process: u32| {
         system.sockets_of(process).iter().any(|inode| sockets.iter().any(|socket| socket.inode == *inode))
     };
-    let (id, name) = system.processes().into_iter().find(|(id, _)| has_one(*id))?;
-    Some(format!("{name}, process {id}"))
+    system.processes().into_iter().find(|(id, _)| has_one(*id))
 }
 
-fn listed(system: &System) -> Vec<Listed> {
+/// The process that has the port, as far as that shows.
+pub(super) fn owner_of(system: &System, port: u16) -> Option<(u32, String)> {
+    owner(system, &listed(system, port))
+}
+
+fn listed(system: &System, port: u16) -> Vec<Listed> {
     let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|table| system.read(table).unwrap_or_default());
-    tables.iter().flat_map(|table| table.lines().filter_map(parse_line)).collect()
+    let sockets = tables.iter().flat_map(|table| table.lines().filter_map(parse_line));
+    sockets.filter(|socket| socket.address.port() == port).collect()
 }
 
 /// `sl local_address rem_address st queues timer retrnsmt uid timeout inode ref pointer drops`; the line of names has no
@@ -157,15 +161,19 @@ mod tests {
     #[cfg(target_endian = "little")]
     #[test]
     fn sockets_are_read_from_both_tables() {
-        let v4 = HEAD.to_owned() + &line("0100007F:1D1A", 11, 3) + "not a line\n";
+        let v4 =
+            HEAD.to_owned() + &line("0100007F:1D1A", 11, 3) + &line("0100007F:1D1B", 13, 0) + "not a line\n";
         let v6 = HEAD.to_owned() + &line("B80D0120000000000000000001000000:1D1A", 12, 0);
         let made = Made::with(&[("/proc/net/udp", &v4), ("/proc/net/udp6", &v6)]);
         let expected = [("127.0.0.1:7450", 11, 3), ("[2001:db8::1]:7450", 12, 0)]
             .map(|(address, inode, drops)| Listed { address: address.parse().unwrap(), inode, drops });
-        assert_eq!(listed(&made.system), expected);
+        assert_eq!(listed(&made.system, 7450), expected);
         made.write("/proc/42/comm", "superpeerd");
         made.link("/proc/42/fd/5", "socket:[12]");
-        assert_eq!(owner(&made.system, &expected).as_deref(), Some("superpeerd, process 42"));
+        let superpeerd = (42, "superpeerd".to_owned());
+        assert_eq!(owner(&made.system, &expected), Some(superpeerd.clone()));
+        assert_eq!(owner_of(&made.system, 7450), Some(superpeerd));
+        assert_eq!(owner_of(&made.system, 7451), None);
         assert_eq!(owner(&made.system, &expected[..1]), None);
     }
 

@@ -116,7 +116,7 @@ fn unreached(relay: SocketAddr, outcome: &Outcome) -> Finding {
         }
         Outcome::Challenged { .. } => unreachable!("that is an answer"),
     };
-    Finding::problem(ID, value, "nobody here can watch or publish there", fix)
+    Finding::problem(ID, value, "nobody at this machine can watch or publish there", fix)
 }
 
 const ID: &str = "reach";
