@@ -37,7 +37,7 @@ use system::System;
 Examples:
   superpeer doctor
   superpeer doctor --port 9000 --to viewer.example --json
-  superpeer doctor --reach relay.example:7450         # on another machine: does UDP get to that relay and back?")]
+  superpeer doctor --reach relay.example:7450   # on another machine")]
 pub struct Args {
     /// The UDP port of the relay
     #[arg(long, value_name = "PORT", default_value_t = Config::default().listen.port(), value_parser = clap::value_parser!(u16).range(1..))]
@@ -45,7 +45,7 @@ pub struct Args {
     /// Look at the device on the way to HOST instead of that to the internet; nothing is sent there
     #[arg(long, value_name = "HOST")]
     pub to: Option<String>,
-    /// Only say whether the relay there can be reached over UDP from this machine
+    /// Only say whether UDP gets from this machine to the relay there and back
     #[arg(long, value_name = "HOST:PORT", value_parser = link::parse_relay, conflicts_with_all = ["port", "to"])]
     pub reach: Option<String>,
     /// Print one JSON object instead of the lines

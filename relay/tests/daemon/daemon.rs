@@ -89,6 +89,11 @@ impl Daemon {
         std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running daemon")
     }
 
+    /// How many descriptors it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running daemon").count()
+    }
+
     /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status = self.status_of_process();

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use relay::budget::FILES_PER_WORKER;
 use relay::plane::Io;
 use relay::{Config, Relay, Workers};
 
+use crate::daemon::Daemon;
 use crate::peer::{Peer, all_until, secret};
 use crate::wait::until;
 
@@ -146,4 +148,16 @@ fn there_are_no_more_workers_than_the_memory_has_windows_for() {
     config.workers = Workers::Fixed(64);
     config.limits.memory_mib = 2;
     assert_eq!(Relay::start(&config).unwrap().workers(), 2);
+}
+
+#[test]
+fn the_daemon_has_as_many_descriptors_as_its_configuration_says() {
+    let open_files = |workers: usize| {
+        let more = ["--open", "--io", "uring", "--workers", &workers.to_string()];
+        let daemon = Daemon::start("127.0.0.1:0", &more);
+        let config = Config { workers: Workers::Fixed(workers), ..Config::default() };
+        assert!(daemon.open_files() as u64 <= config.files_max(), "{} with {workers}", daemon.open_files());
+        daemon.open_files() as u64
+    };
+    assert_eq!(open_files(3) - open_files(1), 2 * FILES_PER_WORKER);
 }
