@@ -31,7 +31,7 @@ pub(super) enum Outcome {
 /// What became of the `Hello` with the cookie.
 enum Granted {
     Session { observed: SocketAddr },
-    Refused(RefuseReason),
+    Refused { reason: RefuseReason, nodes: Vec<SocketAddr> },
     Silent,
 }
 
@@ -77,12 +77,12 @@ fn answered(relay: SocketAddr, round_trip: Duration, granted: Granted) -> Findin
         Granted::Session { observed } => {
             Finding::ok(ID, format!("{value} and carries any channel; it sees this machine as {observed}"))
         }
-        Granted::Refused(RefuseReason::ChannelNotAllowed) => {
+        Granted::Refused { reason: RefuseReason::ChannelNotAllowed, .. } => {
             Finding::ok(ID, format!("{value} and carries listed channels only"))
         }
-        Granted::Refused(reason) => Finding::note(
+        Granted::Refused { reason, nodes } => Finding::note(
             ID,
-            format!("{value}, and refuses: {reason}"),
+            format!("{value}, and refuses: {reason}{}", others(&nodes)),
             "new viewers and publishers are refused likewise",
             "limits in the relay's configuration (`superpeerd --print-config` explains them), or another relay",
         ),
@@ -93,6 +93,12 @@ fn answered(relay: SocketAddr, round_trip: Duration, granted: Granted) -> Findin
             "the relay's log and `/status` say whether it is overloaded; ask again in a while",
         ),
     }
+}
+
+/// The other nodes that a refusal names.
+fn others(nodes: &[SocketAddr]) -> String {
+    let names: Vec<String> = nodes.iter().map(SocketAddr::to_string).collect();
+    if names.is_empty() { String::new() } else { format!("; it names {}", names.join(", ")) }
 }
 
 fn unreached(relay: SocketAddr, outcome: &Outcome) -> Finding {
@@ -183,7 +189,7 @@ impl Caller {
                     Some((Some(welcome.session), Granted::Session { observed: canonical(welcome.observed) }))
                 }
                 Control::Refuse(refuse) if refuse.nonce == hello.nonce => {
-                    Some((None, Granted::Refused(refuse.reason)))
+                    Some((None, Granted::Refused { reason: refuse.reason, nodes: refuse.nodes.to_vec() }))
                 }
                 _ => None,
             });
@@ -244,4 +250,19 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 fn is_closed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_relay_is_reached_and_the_others_that_it_names_are_told() {
+        let nodes = ["192.0.2.7:7450", "192.0.2.8:7450"].map(|node| node.parse().unwrap()).to_vec();
+        let refused = Granted::Refused { reason: RefuseReason::Full, nodes };
+        let found = answered("192.0.2.1:7450".parse().unwrap(), Duration::from_millis(12), refused);
+        assert_eq!(found.status, Status::Note);
+        let expected = "192.0.2.1:7450 answers within 12.0 ms, and refuses: this node is full; it names 192.0.2.7:7450, 192.0.2.8:7450";
+        assert_eq!(found.value, expected);
+    }
 }
