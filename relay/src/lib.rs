@@ -10,6 +10,7 @@ mod daemon;
 mod inbox;
 pub mod mmsg;
 pub mod plane;
+pub mod process;
 mod running;
 mod snapshot;
 pub mod uring;

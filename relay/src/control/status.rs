@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::History;
 pub use super::history::Rates;
+use crate::process;
 use crate::running::Relay;
 use crate::snapshot::{Snapshot, WorkerSummary};
 
@@ -26,6 +27,8 @@ pub struct Status {
     pub listen: Option<SocketAddr>,
     /// What the kernel gave it.
     pub probe: String,
+    /// Whether it moves its datagrams through io_uring, or by `recvmmsg` and `sendmmsg`.
+    pub uses_io_uring: bool,
     /// Whether all workers have said something lately.
     pub is_healthy: bool,
     /// Rates over the last 10 s, 1, 5, 15 and 60 minutes.
@@ -34,6 +37,10 @@ pub struct Status {
     pub subscribers: usize,
     /// Sessions of both directions.
     pub sessions: usize,
+    /// Processor time of the whole process since its start, s.
+    pub cpu_s: f64,
+    /// Resident memory of the process, bytes.
+    pub rss_bytes: u64,
     /// Memory that windows fill, bytes.
     pub window_bytes: usize,
     /// One entry for each worker.
@@ -49,6 +56,8 @@ pub struct Status {
 pub struct WorkerStatus {
     /// Share of a processor over the last second.
     pub cpu: f64,
+    /// Processor time since the start, s.
+    pub cpu_s: f64,
     /// Sessions that it has.
     pub sessions: usize,
     /// Payload that it sent over the last second, bit/s.
@@ -85,6 +94,16 @@ pub struct Totals {
     pub received_bytes: u64,
     /// Payload bytes that were sent.
     pub sent_bytes: u64,
+    /// Datagrams that were sent.
+    pub sent_datagrams: u64,
+    /// Trains handed out to be sent.
+    pub trains_sent: u64,
+    /// Shards in them.
+    pub shards_sent: u64,
+    /// Payload bytes of trains that the kernel copied.
+    pub copied_bytes: u64,
+    /// Payload bytes of trains that left without a copy.
+    pub zero_copy_bytes: u64,
     /// Sessions granted.
     pub sessions_granted: u64,
     /// `Hello`s refused.
@@ -95,6 +114,14 @@ pub struct Totals {
     pub jobs_skipped: u64,
     /// Messages that the kernel would not send.
     pub send_errors: u64,
+    /// Of those, dropped because the socket took no more for too long.
+    pub gave_up: u64,
+    /// Times that sending waited because the socket took no more.
+    pub blocked: u64,
+    /// Times that receiving ended because every buffer was full.
+    pub no_buffers: u64,
+    /// Times that the completion queue was found overflowed.
+    pub cq_overflow: u64,
     /// Datagrams dropped, whatever for.
     pub dropped: u64,
 }
@@ -130,14 +157,18 @@ impl Status {
             uptime_s: now.at.since(*started_at).as_secs(),
             listen: Some(relay.local_addr()),
             probe: relay.probe().to_owned(),
+            uses_io_uring: relay.uses_io_uring(),
             is_healthy: true,
             rates: history.rates(),
             subscribers: channels.iter().map(|channel| channel.subscribers).sum(),
             sessions: now.sessions,
+            cpu_s: process::cpu().as_secs_f64(),
+            rss_bytes: process::rss_bytes(),
             window_bytes: now.window_bytes,
             workers: workers
                 .map(|(now, last)| WorkerStatus {
                     cpu: per_second(now.cpu.saturating_sub(last.cpu), elapsed),
+                    cpu_s: now.cpu.as_secs_f64(),
                     sessions: now.sessions,
                     sent_bps: 8.0 * rate(now.bytes_sent, last.bytes_sent, elapsed),
                 })
@@ -146,11 +177,20 @@ impl Status {
             totals: Totals {
                 received_bytes: now.plane.bytes_received,
                 sent_bytes: now.plane.bytes_sent,
+                sent_datagrams: now.plane.datagrams_sent,
+                trains_sent: now.node.trains_sent,
+                shards_sent: now.node.shards_sent,
+                copied_bytes: now.plane.copied_bytes,
+                zero_copy_bytes: now.plane.zero_copy_bytes,
                 sessions_granted: now.node.sessions_granted,
                 sessions_refused: now.node.sessions_refused,
                 chunks_lost: now.node.chunks_lost,
                 jobs_skipped: now.node.jobs_skipped,
                 send_errors: now.plane.send_errors + now.plane.gave_up,
+                gave_up: now.plane.gave_up,
+                blocked: now.plane.blocked,
+                no_buffers: now.plane.no_buffers,
+                cq_overflow: now.plane.cq_overflow,
                 dropped: now.node.dropped.total(),
             },
         }

@@ -48,10 +48,23 @@ fn status_and_metrics_say_what_the_relay_carries() {
     all_until(&mut both, "the bytes are there", |peers| peers[1].output.len() == 50_000);
     let seen = until("a status with both of them", || {
         both.iter_mut().for_each(|peer| peer.turn());
-        Some(status(admin)).filter(|status| status.subscribers == 1 && status.totals.sent_bytes > 50_000)
+        Some(status(admin)).filter(|status| {
+            let totals = &status.totals;
+            // Those without a copy are counted when the kernel has done with them.
+            let trains = totals.copied_bytes + totals.zero_copy_bytes;
+            status.subscribers == 1 && totals.sent_bytes > 50_000 && trains == totals.shards_sent * 1_232
+        })
     });
     assert!(seen.is_healthy && seen.listen == Some(daemon.address()), "{seen:?}");
     assert_eq!((seen.sessions, seen.channels.len(), seen.rates.len()), (2, 1, 5), "{seen:?}");
+    // Each is of a moment of its own.
+    assert!(seen.rss_bytes.abs_diff(daemon.resident_bytes()) < 4 << 20, "{seen:?}");
+    let by_workers: f64 = seen.workers.iter().map(|worker| worker.cpu_s).sum();
+    assert!(by_workers > 0.0 && seen.cpu_s > by_workers, "{seen:?}");
+    let totals = &seen.totals;
+    assert!(totals.shards_sent > 40 && (1..=totals.shards_sent).contains(&totals.trains_sent), "{totals:?}");
+    assert!(totals.sent_datagrams > totals.shards_sent && totals.gave_up == 0, "{totals:?}");
+    assert_eq!(seen.uses_io_uring, seen.probe.starts_with("io_uring"), "{seen:?}");
     let channel = &seen.channels[0];
     assert_eq!(
         (channel.key.clone(), channel.subscribers, channel.upstreams),
