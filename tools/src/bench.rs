@@ -1,6 +1,6 @@
 //! `superpeer bench`: what this machine can carry.
 //!
-//! It measures on loopback, or in network namespaces of its own, and ends by itself. Processor time is that of the thread which does the work, so that
+//! It measures on loopback, in network namespaces of its own, or a relay that runs already, and ends by itself. Processor time is that of the thread which does the work, so that
 //! what else runs on the machine spoils the figures as little as possible.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -21,7 +21,7 @@ pub mod zero_copy;
 
 /// Measure what this machine can carry
 ///
-/// Nothing leaves this machine. A machine that does other work at the same time gives lower figures.
+/// Nothing leaves this machine, but for `bench relay --relay`. A machine that does other work at the same time gives lower figures.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -63,11 +63,14 @@ fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Addresses of many subscribers or publishers: one after the other, and spread over the ports of their [`sink::Sink`].
+/// Addresses of many subscribers or publishers: one after the other, and spread over the ports of their [`sink::Sink`]; or
+/// a port for each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Destinations {
     first: Ipv4Addr,
     count: u32,
+    /// All have the first address, and each a port of its own.
+    one_address: bool,
     ports: Vec<u16>,
     sample: Option<Sample>,
 }
@@ -93,7 +96,8 @@ impl Destinations {
             Some(Sample { stride, ports }) => ports[(number / stride) as usize % ports.len()],
             None => self.ports[number as usize % self.ports.len()],
         };
-        SocketAddrV4::new(Ipv4Addr::from(u32::from(self.first) + number), port)
+        let places_on = if self.one_address { 0 } else { number };
+        SocketAddrV4::new(Ipv4Addr::from(u32::from(self.first) + places_on), port)
     }
 
     /// Every port that is listened on.
@@ -102,6 +106,7 @@ impl Destinations {
         self.ports.iter().chain(sampled).copied().collect()
     }
 
+    /// The one that has this address, if each has one of its own.
     fn number(&self, address: Ipv4Addr) -> Option<u32> {
         u32::from(address).checked_sub(u32::from(self.first)).filter(|number| *number < self.count)
     }

@@ -1,6 +1,8 @@
 //! What a command can fail with, and which exit status that is.
 
 use std::io;
+#[cfg(target_os = "linux")]
+use std::net::SocketAddrV4;
 
 use thiserror::Error;
 
@@ -65,13 +67,44 @@ pub enum Error {
     /// A bench did not get on.
     #[cfg(target_os = "linux")]
     #[error(
-        "the bench did not get on: {what} within {seconds} s; the machine is too busy for this load, or something blocks UDP on loopback"
+        "the bench did not get on: {what} within {seconds} s; the machine is too busy for this load, or something blocks UDP"
     )]
     BenchStuck {
         /// What did not happen.
         what: String,
         /// For how long it was waited for.
         seconds: u64,
+    },
+    /// The relay that a bench was told to measure does not let it.
+    #[cfg(target_os = "linux")]
+    #[error("the relay at {relay} refuses: {reason}; {remedy}")]
+    BenchRefused {
+        /// The relay.
+        relay: SocketAddrV4,
+        /// What it said.
+        reason: codec::wire::control::RefuseReason,
+        /// What is to be set there.
+        remedy: String,
+    },
+    /// There is no relay to measure.
+    #[cfg(target_os = "linux")]
+    #[error(
+        "no relay answered at {relay} within {seconds} s: is one listening there, and is UDP let through?"
+    )]
+    BenchUnanswered {
+        /// Where it was to be.
+        relay: SocketAddrV4,
+        /// For how long it was waited for.
+        seconds: u64,
+    },
+    /// The relay that is measured does not say what it counts.
+    #[cfg(target_os = "linux")]
+    #[error("no status from {url}: {why}; --relay-status takes what the relay's admin.listen says")]
+    BenchStatus {
+        /// Who was asked.
+        url: String,
+        /// What went wrong.
+        why: String,
     },
     /// A chart cannot be written.
     #[cfg(target_os = "linux")]

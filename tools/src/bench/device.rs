@@ -13,7 +13,7 @@ pub(super) const FROM: Ipv4Addr = RELAY;
 /// So many addresses that are reached through the device.
 pub(super) fn destinations(count: u32) -> Destinations {
     // Nobody listens; any port will do, and this is the one of `discard`.
-    Destinations { first: SUBSCRIBERS, count, ports: vec![9], sample: None }
+    Destinations { first: SUBSCRIBERS, count, one_address: false, ports: vec![9], sample: None }
 }
 
 /// Makes the device in this namespace, which belongs to this process alone.

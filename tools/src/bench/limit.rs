@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::chart::{ChartFile, Line, Panel};
 use super::relay::{Sinking, lab};
-use super::sink::{Sink, socket_drops};
+use super::sink::{At, Sink, socket_drops};
 use super::{DESTINATIONS_MAX, Destinations, LOOPBACK, device, rounded, thread_cpu, wire_bytes};
 use crate::Error;
 use crate::interrupt::Interrupt;
@@ -92,8 +92,8 @@ pub fn run(args: Args) -> Result<(), Error> {
             measure(&args, device::FROM, &device::destinations(args.destinations), &interrupt)?
         }
         Sinking::Loopback => {
-            let mut sink = Sink::open(args.destinations, None)?;
-            let destinations = sink.destinations(LOOPBACK, args.destinations);
+            let mut sink = Sink::open(At::From(LOOPBACK), args.destinations, None)?;
+            let destinations = sink.destinations().clone();
             let rows = thread::scope(|scope| {
                 scope.spawn(|| drain(&mut sink, &over, &received));
                 let rows = measure(&args, Ipv4Addr::LOCALHOST, &destinations, &interrupt);

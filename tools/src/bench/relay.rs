@@ -1,5 +1,6 @@
 //! `superpeer bench relay`: a relay under load, on loopback or in a lab.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -7,6 +8,7 @@ use relay::Workers;
 use relay::plane::Io;
 
 use self::report::Measured;
+use self::running::RunningRelay;
 use super::DESTINATIONS_MAX;
 use super::chart::ChartFile;
 use crate::Error;
@@ -20,14 +22,17 @@ pub(super) mod lab;
 mod publishers;
 mod report;
 mod run;
+mod running;
+mod sample;
 mod sealed;
 mod sessions;
 mod subscribers;
 mod sweep;
+mod target;
 
 /// Measure a relay: what one core carries, and how late
 ///
-/// Starts a relay in a process of its own, publishes channels to it, and subscribes many addresses. Some of these compare
+/// Starts a relay in a process of its own, or takes one that runs already, publishes channels to it, and subscribes many addresses. Some of these compare
 /// every byte with what was published; of the others, datagrams are counted. A single wrong byte is a failure.
 ///
 /// Delay is from the moment before a publisher's one call that sends a whole chunk, sealed ahead, to when the kernel has
@@ -41,7 +46,8 @@ Examples:
   superpeer bench relay --subscribers 1000 --channels 1 --bitrate 4M
   superpeer bench relay --channels auto --seconds 10 --json
   superpeer bench relay --subscribers 1000 --svg relay.svg
-  sudo superpeer bench relay --subscribers 10000 --sink lab")]
+  sudo superpeer bench relay --subscribers 10000 --sink lab
+  superpeer bench relay --relay 127.0.0.1:7450 --relay-status 127.0.0.1:7451")]
 pub struct Args {
     /// How many addresses subscribe to each channel (1 to 65536)
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(DESTINATIONS_MAX)))]
@@ -58,12 +64,18 @@ pub struct Args {
     /// Where the relay's datagrams go
     #[arg(long, value_name = "SINK", value_enum, default_value = "loopback")]
     pub sink: Sinking,
-    /// The system calls that move the relay's datagrams
-    #[arg(long, value_name = "CALLS", value_enum, default_value = "auto")]
-    pub io: Io,
-    /// How many workers the relay has (1 to 64); `auto`: one for each core
-    #[arg(long, value_name = "N|auto", default_value = "1")]
-    pub workers: Workers,
+    /// The system calls that move the relay's datagrams [default: auto]
+    #[arg(long, value_name = "CALLS", value_enum)]
+    pub io: Option<Io>,
+    /// How many workers the relay has (1 to 64); `auto`: one for each core [default: 1]
+    #[arg(long, value_name = "N|auto")]
+    pub workers: Option<Workers>,
+    /// Measure this relay, which runs already and carries any channel, here or elsewhere (IPv4)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub relay: Option<String>,
+    /// Where that relay says what it does (its `admin.listen`): processor time, drops and memory come from there
+    #[arg(long, value_name = "ADDR:PORT", requires = "relay")]
+    pub relay_status: Option<SocketAddr>,
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
@@ -73,6 +85,35 @@ pub struct Args {
     /// This process has a network namespace of its own already
     #[arg(long, hide = true)]
     in_namespace: bool,
+}
+
+impl Args {
+    fn io(&self) -> Io {
+        self.io.unwrap_or_default()
+    }
+
+    fn workers(&self) -> usize {
+        self.workers.unwrap_or(Workers::Fixed(1)).count()
+    }
+
+    /// What is asked of a relay that runs already must be in its own power.
+    fn running(&self) -> Result<Option<RunningRelay>, Error> {
+        let Some(relay) = &self.relay else { return Ok(None) };
+        let wrong = |option, why| Err(Error::Usage(format!("{option} cannot go with --relay: {why}")));
+        if self.sink == Sinking::Lab {
+            return wrong("--sink lab", "the lab has a relay of its own, in a namespace of its own");
+        }
+        if self.io.is_some() {
+            return wrong("--io", "that relay runs already; `superpeerd --io` or its configuration says how");
+        }
+        if self.workers.is_some() {
+            return wrong(
+                "--workers",
+                "that relay runs already; `superpeerd --workers` or its configuration says how many",
+            );
+        }
+        RunningRelay::find(relay, self.relay_status).map(Some)
+    }
 }
 
 /// Where the relay's datagrams go.
@@ -149,11 +190,12 @@ pub fn run(args: Args) -> Result<(), Error> {
             )));
         }
     }
+    let running = args.running()?;
     let chart = args.svg.as_deref().map(ChartFile::open).transpose()?;
     if args.sink == Sinking::Lab && !args.in_namespace {
         return Err(lab::enter("--in-namespace"));
     }
-    let bench = Bench { interrupt: Interrupt::listen_quietly()?, args };
+    let bench = Bench { interrupt: Interrupt::listen_quietly()?, running, args };
     let measured = match bench.args.channels {
         Channels::Fixed(channels) => bench.measure_channels(channels, bench.args.seconds)?,
         Channels::Auto => bench.search()?,
@@ -180,6 +222,8 @@ const SEARCH_SECONDS: u32 = 2;
 
 struct Bench {
     args: Args,
+    /// The relay to measure, if it is not to be started.
+    running: Option<RunningRelay>,
     interrupt: Interrupt,
 }
 
@@ -199,7 +243,7 @@ impl Bench {
             if self.interrupt.is_set() {
                 return Ok(last_good.unwrap_or(measured));
             }
-            let share = measured.relay_share().max(0.01);
+            let share = measured.relay_share().unwrap_or(0.0).max(0.01);
             if measured.is_carried() {
                 carried = next;
                 last_good = Some(measured);

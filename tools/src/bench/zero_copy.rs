@@ -13,7 +13,7 @@ use relay::uring::SlotMemory;
 use serde_json::{Value, json};
 
 use super::relay::{Sinking, lab};
-use super::sink::Sink;
+use super::sink::{At, Sink};
 use super::{DESTINATIONS_MAX, Destinations, LOOPBACK, device, limit, rounded, thread_cpu};
 use crate::Error;
 use crate::interrupt::Interrupt;
@@ -69,8 +69,8 @@ pub fn run(args: Args) -> Result<(), Error> {
             measure(&args, device::FROM, &device::destinations(args.destinations), &interrupt)?
         }
         Sinking::Loopback => {
-            let mut sink = Sink::open(args.destinations, None)?;
-            let destinations = sink.destinations(LOOPBACK, args.destinations);
+            let mut sink = Sink::open(At::From(LOOPBACK), args.destinations, None)?;
+            let destinations = sink.destinations().clone();
             let over = AtomicBool::new(false);
             thread::scope(|scope| {
                 scope.spawn(|| limit::drain(&mut sink, &over, &Default::default()));

@@ -1,7 +1,11 @@
 //! What the threads of a bench tell each other.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use codec::wire::control::RefuseReason;
+use mesh::Time;
 
 /// Each count has one writer, and is a total since the start.
 #[derive(Default)]
@@ -10,6 +14,10 @@ pub(super) struct Board {
     pub(super) over: AtomicBool,
     /// The publishers begin.
     pub(super) go: AtomicBool,
+    /// The relay outlives the bench: its sessions are ended one by one.
+    pub(super) says_goodbye: bool,
+    /// Why the relay refused a session; the first time.
+    pub(super) refused: OnceLock<RefuseReason>,
     /// Publishers that have a session.
     pub(super) publishers: AtomicUsize,
     /// Subscriptions that have one.
@@ -30,6 +38,7 @@ pub(super) struct Board {
 /// The counts at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
+    pub(super) at: Time,
     pub(super) datagrams: u64,
     pub(super) payload_bytes: u64,
     pub(super) sink_cpu: Duration,
@@ -37,13 +46,20 @@ pub(super) struct Tally {
 }
 
 impl Board {
-    pub(super) fn tally(&self) -> Tally {
+    pub(super) fn tally(&self, at: Time) -> Tally {
         let micros = |count: &AtomicU64| Duration::from_micros(count.load(Ordering::Relaxed));
         Tally {
+            at,
             datagrams: self.datagrams.load(Ordering::Relaxed),
             payload_bytes: self.payload_bytes.load(Ordering::Relaxed),
             sink_cpu: micros(&self.sink_cpu_us),
             publisher_cpu: micros(&self.publisher_cpu_us),
+        }
+    }
+
+    pub(super) fn note_refusal(&self, reason: Option<RefuseReason>) {
+        if let Some(reason) = reason {
+            self.refused.get_or_init(|| reason);
         }
     }
 

@@ -11,11 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 
 use super::lab;
+use super::sample::{About, Counts, Sample, WorkerTimes};
 use crate::Error;
 use crate::bench::sink::socket_drops;
 use clap::ValueEnum;
@@ -49,45 +48,6 @@ struct Listening {
     port: u16,
     probe: String,
     uses_io_uring: bool,
-}
-
-/// What the relay has counted, as of one moment.
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub(super) struct Sample {
-    /// µs since the Unix epoch.
-    pub(super) at_us: u64,
-    /// One for each worker, in their order.
-    pub(super) workers: Vec<WorkerTimes>,
-    /// Processor time of the whole process.
-    pub(super) process_cpu_us: u64,
-    pub(super) trains_sent: u64,
-    pub(super) shards_sent: u64,
-    pub(super) bytes_sent: u64,
-    pub(super) datagrams_sent: u64,
-    pub(super) zero_copy_bytes: u64,
-    pub(super) copied_bytes: u64,
-    pub(super) jobs_skipped: u64,
-    pub(super) gave_up: u64,
-    pub(super) blocked: u64,
-    pub(super) send_errors: u64,
-    pub(super) cq_overflow: u64,
-    pub(super) no_buffers: u64,
-    /// Messages that the kernel dropped at the relay's socket.
-    pub(super) socket_drops: u64,
-    pub(super) rss_bytes: u64,
-    /// Bytes that are allocated, slot memory apart. Resident memory would not do to tell what a subscriber costs: the
-    /// allocator's memory becomes real in huge pages of 2 MiB.
-    pub(super) heap_bytes: u64,
-    pub(super) window_bytes: usize,
-}
-
-/// Where a worker's time went, µs.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct WorkerTimes {
-    /// On a processor.
-    pub(super) cpu_us: u64,
-    /// It could have run but had no core.
-    pub(super) waited_us: u64,
 }
 
 /// Stop the relay, and measure the bare kernel with trains of this length, to these addresses.
@@ -153,10 +113,9 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
 }
 
 fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
-    Sample {
-        at_us: snapshot.at.0,
+    let counts = Counts {
         workers: worker_times(),
-        process_cpu_us: process_cpu_us(),
+        process_cpu_us: relay::process::cpu().as_micros() as u64,
         trains_sent: snapshot.node.trains_sent,
         shards_sent: snapshot.node.shards_sent,
         bytes_sent: snapshot.plane.bytes_sent,
@@ -169,10 +128,14 @@ fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {
         send_errors: snapshot.plane.send_errors,
         cq_overflow: snapshot.plane.cq_overflow,
         no_buffers: snapshot.plane.no_buffers,
-        socket_drops: socket_drops(&[port]),
-        rss_bytes: rss_bytes(),
-        heap_bytes: crate::ALLOCATOR.allocated() as u64,
+        rss_bytes: relay::process::rss_bytes(),
         window_bytes: snapshot.window_bytes,
+    };
+    Sample {
+        at_us: snapshot.at.0,
+        counts: Some(counts),
+        socket_drops: Some(socket_drops(&[port])),
+        heap_bytes: Some(crate::ALLOCATOR.allocated() as u64),
     }
 }
 
@@ -187,26 +150,11 @@ fn worker_times() -> Vec<WorkerTimes> {
         let number: usize = name.trim_end().strip_prefix("superpeer-w")?.parse().ok()?;
         let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
         let mut micros = stat.split_whitespace().map_while(|ns| Some(ns.parse::<u64>().ok()? / 1_000));
-        Some((number, WorkerTimes { cpu_us: micros.next()?, waited_us: micros.next()? }))
+        Some((number, WorkerTimes { cpu_us: micros.next()?, waited_us: Some(micros.next()?) }))
     });
     let mut times: Vec<(usize, WorkerTimes)> = times.collect();
     times.sort_by_key(|(number, _)| *number);
     times.into_iter().map(|(_, times)| times).collect()
-}
-
-/// User and system time of all threads, those of the kernel's that work for a ring too: what `/proc/PID/stat` says of any
-/// program, and so what other relays can be compared with.
-fn process_cpu_us() -> u64 {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return 0 };
-    let micros = |time: TimeVal| time.num_microseconds().unsigned_abs();
-    micros(usage.user_time()) + micros(usage.system_time())
-}
-
-/// `VmRSS` of proc_pid_status(5), which is in kB.
-fn rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1_024
 }
 
 fn say(message: &impl Serialize) -> Result<(), Error> {
@@ -236,9 +184,8 @@ pub(super) struct RelayProcess {
     lines: Receiver<String>,
     /// Where it listens.
     pub(super) address: SocketAddrV4,
-    /// What the kernel gave it.
-    pub(super) probe: String,
-    pub(super) uses_io_uring: bool,
+    /// What it is.
+    pub(super) about: About,
 }
 
 /// The relay says something within this time, or it is stuck.
@@ -271,8 +218,8 @@ impl RelayProcess {
         let orders = child.stdin.take();
         let host = if lab_stride.is_some() { lab::RELAY } else { Ipv4Addr::LOCALHOST };
         let address = SocketAddrV4::new(host, 0);
-        let mut relay =
-            RelayProcess { child, orders, lines, address, probe: String::new(), uses_io_uring: false };
+        let about = About { probe: String::new(), uses_io_uring: false, workers };
+        let mut relay = RelayProcess { child, orders, lines, address, about };
         if lab_stride.is_some() {
             let Isolated {} = relay.hear()?;
             lab::connect(relay.child.id())?;
@@ -280,8 +227,7 @@ impl RelayProcess {
         }
         let Listening { port, probe, uses_io_uring } = relay.hear()?;
         relay.address.set_port(port);
-        relay.probe = probe;
-        relay.uses_io_uring = uses_io_uring;
+        relay.about = About { probe, uses_io_uring, workers };
         Ok(relay)
     }
 

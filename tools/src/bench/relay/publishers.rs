@@ -76,6 +76,9 @@ pub(super) fn publish(
         thread::sleep(ATTEND_INTERVAL);
     }
     publishers.stream()?;
+    if board.says_goodbye {
+        publishers.sessions.say_goodbye(&publishers.sink);
+    }
     Ok(publishers.published)
 }
 
@@ -132,6 +135,7 @@ impl Publishers<'_> {
         }
         self.sessions.go_on(&self.sink, self.clock.time_at(Instant::now()));
         self.board.publishers.store(self.sessions.live(), Ordering::Release);
+        self.board.note_refusal(self.sessions.refusal());
         self.board.publisher_cpu_us.store(thread_cpu().as_micros() as u64, Ordering::Relaxed);
         Ok(())
     }

@@ -1,14 +1,18 @@
 //! What a bench found, as JSON and as a table.
 
+mod table;
+
+use std::net::SocketAddrV4;
+
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use super::Load;
 use super::board::Tally;
-use super::child::Sample;
 use super::copies::Arrived;
 use super::publishers::Published;
 use super::run::Span;
-use super::{Load, Sinking};
+use super::sample::{About, Counts, WorkerTimes};
 use crate::Error;
 use crate::bench::{rounded, wire_bytes};
 
@@ -21,6 +25,8 @@ pub(super) enum Verdict {
     GeneratorCpu,
     SocketBuffer,
     Device,
+    /// Something was lost by a relay that does not tell what it counts.
+    Unknown,
     None,
 }
 
@@ -33,6 +39,7 @@ impl Verdict {
             Verdict::GeneratorCpu => "generator CPU",
             Verdict::SocketBuffer => "socket buffer",
             Verdict::Device => "device",
+            Verdict::Unknown => "unknown",
             Verdict::None => "none",
         }
     }
@@ -44,17 +51,17 @@ const BUSY: f64 = 0.9;
 /// A relay that keeps up is done with a chunk when the next of its channel comes, 40 ms later.
 const LATE_US: u64 = 100_000;
 
-/// What was lost where, in the measured time.
+/// What was lost where, in the measured time, as far as it is known.
 #[derive(Clone, Copy, Debug)]
 struct Drops {
     /// Trains that the relay skipped because they were late; each was for all subscribers of a channel.
-    jobs_skipped: u64,
+    jobs_skipped: Option<u64>,
     /// Messages that the device, or the socket's send buffer, did not take.
-    gave_up: u64,
+    gave_up: Option<u64>,
     /// Messages that the kernel refused.
-    send_errors: u64,
+    send_errors: Option<u64>,
     /// Messages that found a receive buffer full: the relay's, and the subscribers'.
-    relay_buffer: u64,
+    relay_buffer: Option<u64>,
     sink_buffer: u64,
     /// Trains that the publishers' own sockets did not take.
     unsent: u64,
@@ -64,34 +71,36 @@ struct Drops {
 
 impl Drops {
     fn total(&self) -> u64 {
-        let relay = self.jobs_skipped + self.gave_up + self.send_errors;
+        let relay = [self.jobs_skipped, self.gave_up, self.send_errors].into_iter().flatten().sum::<u64>();
         relay + self.rcvbuf_errors() + self.unsent + self.copies_missing
     }
 
     fn rcvbuf_errors(&self) -> u64 {
-        self.relay_buffer + self.sink_buffer
+        self.relay_buffer.unwrap_or(0) + self.sink_buffer
     }
 }
 
 /// What was measured, and of what.
 pub(super) struct Measured {
     pub(super) load: Load,
-    pub(super) workers: usize,
-    pub(super) sink: Sinking,
+    /// The relay, if it ran already.
+    pub(super) relay: Option<SocketAddrV4>,
+    /// What it is, if it tells.
+    pub(super) about: Option<About>,
+    /// Where its datagrams went.
+    pub(super) sink_name: &'static str,
     /// How many of the subscribers really received.
     pub(super) receivers: u32,
     pub(super) bits_per_second: u64,
-    pub(super) probe: String,
-    pub(super) uses_io_uring: bool,
     pub(super) span: Span,
     pub(super) published: Published,
     pub(super) arrived: Arrived,
-    /// The bare kernel's Gbit/s in the place of one worker.
-    pub(super) limit_gbps: f64,
+    /// The bare kernel's Gbit/s in the place of one worker, if it could be measured there.
+    pub(super) limit_gbps: Option<f64>,
 }
 
 impl Measured {
-    fn between(&self, count: impl Fn(&Sample) -> u64) -> u64 {
+    fn between(&self, count: impl Fn(&Counts) -> u64) -> Option<u64> {
         self.span.between(count)
     }
 
@@ -105,32 +114,42 @@ impl Measured {
     }
 
     fn seconds(&self) -> f64 {
-        (self.between(|sample| sample.at_us) as f64 / 1e6).max(1e-6)
+        (self.tallied(|tally| tally.at.0) as f64 / 1e6).max(1e-6)
     }
 
-    /// Each worker's time on a core and time waited for one, as parts of the measured time.
-    fn worker_shares(&self) -> Vec<[f64; 2]> {
-        let [before, after] = [0, 1].map(|end: usize| &self.span.samples[end].workers);
-        let share = |before: u64, after: u64| after.saturating_sub(before) as f64 / 1e6 / self.seconds();
-        let shares = before.iter().zip(after).map(|(before, after)| {
-            [share(before.cpu_us, after.cpu_us), share(before.waited_us, after.waited_us)]
-        });
-        shares.collect()
+    /// Between the relay's two samples, by its clock.
+    fn relay_seconds(&self) -> f64 {
+        let [before, after] = &self.span.samples;
+        (after.at_us.saturating_sub(before.at_us) as f64 / 1e6).max(1e-6)
+    }
+
+    /// A time of each worker as part of the measured time; of none if any of them does not tell.
+    fn worker_shares(&self, time_us: impl Fn(&WorkerTimes) -> Option<u64>) -> Option<Vec<f64>> {
+        let [before, after] = &self.span.samples;
+        let (before, after) = (&before.counts.as_ref()?.workers, &after.counts.as_ref()?.workers);
+        let share = |(before, after)| {
+            Some(time_us(after)?.saturating_sub(time_us(before)?) as f64 / 1e6 / self.relay_seconds())
+        };
+        before.iter().zip(after).map(share).collect()
+    }
+
+    fn cpu_shares(&self) -> Option<Vec<f64>> {
+        self.worker_shares(|times| Some(times.cpu_us))
     }
 
     /// Of all workers together.
-    fn relay_cpu_s(&self) -> f64 {
-        self.worker_shares().iter().map(|[cpu, _]| cpu * self.seconds()).sum()
+    fn relay_cpu_s(&self) -> Option<f64> {
+        Some(self.cpu_shares()?.iter().sum::<f64>() * self.relay_seconds())
     }
 
     /// What part of a core the busiest worker had: it is the one that saturates.
-    pub(super) fn relay_share(&self) -> f64 {
-        self.worker_shares().iter().map(|[cpu, _]| *cpu).fold(0.0, f64::max)
+    pub(super) fn relay_share(&self) -> Option<f64> {
+        Some(self.cpu_shares()?.into_iter().fold(0.0, f64::max))
     }
 
     /// What part of the time the worker that waited longest could have run but had no core.
-    fn waited_share(&self) -> f64 {
-        self.worker_shares().iter().map(|[_, waited]| *waited).fold(0.0, f64::max)
+    fn waited_share(&self) -> Option<f64> {
+        Some(self.worker_shares(|times| times.waited_us)?.into_iter().fold(0.0, f64::max))
     }
 
     fn generator_share(&self) -> f64 {
@@ -146,21 +165,29 @@ impl Measured {
     }
 
     /// All that the relay sent, with headers.
-    fn wire_gbit(&self) -> f64 {
-        let datagrams = self.between(|sample| sample.datagrams_sent);
-        wire_bytes(self.between(|sample| sample.bytes_sent), datagrams) as f64 * 8.0 / 1e9
+    fn wire_gbit(&self) -> Option<f64> {
+        let datagrams = self.between(|counts| counts.datagrams_sent)?;
+        Some(wire_bytes(self.between(|counts| counts.bytes_sent)?, datagrams) as f64 * 8.0 / 1e9)
     }
 
-    pub(super) fn wire_gbps(&self) -> f64 {
-        self.wire_gbit() / self.seconds()
+    pub(super) fn wire_gbps(&self) -> Option<f64> {
+        Some(self.wire_gbit()? / self.relay_seconds())
+    }
+
+    fn cpu_s_per_gbit(&self) -> Option<f64> {
+        Some(self.relay_cpu_s()? / self.wire_gbit()?.max(1e-9))
+    }
+
+    fn ratio_to_limit(&self) -> Option<f64> {
+        Some(self.wire_gbit()? / self.relay_cpu_s()?.max(1e-9) / self.limit_gbps?.max(1e-9))
     }
 
     fn drops(&self) -> Drops {
         Drops {
-            jobs_skipped: self.between(|sample| sample.jobs_skipped),
-            gave_up: self.between(|sample| sample.gave_up),
-            send_errors: self.between(|sample| sample.send_errors),
-            relay_buffer: self.between(|sample| sample.socket_drops),
+            jobs_skipped: self.between(|counts| counts.jobs_skipped),
+            gave_up: self.between(|counts| counts.gave_up),
+            send_errors: self.between(|counts| counts.send_errors),
+            relay_buffer: self.span.relay_drops(),
             sink_buffer: self.span.sink_drops,
             unsent: self.published.unsent,
             copies_missing: self.arrived.missing,
@@ -169,22 +196,25 @@ impl Measured {
 
     pub(super) fn verdict(&self) -> Verdict {
         let drops = self.drops();
-        let wants_more = self.worker_shares().iter().any(|[cpu, waited]| cpu + waited >= BUSY);
+        let wanted = self.worker_shares(|times| Some(times.cpu_us + times.waited_us?));
+        let wants_more = wanted.is_some_and(|shares| shares.iter().any(|share| *share >= BUSY));
         if self.arrived.checked.wrong > 0 {
             Verdict::WrongBytes
-        } else if self.relay_share() >= BUSY {
+        } else if self.relay_share().is_some_and(|share| share >= BUSY) {
             Verdict::RelayCpu
         } else if self.generator_share() >= BUSY || drops.unsent > 0 {
             Verdict::GeneratorCpu
         } else if wants_more
             || self.published.late_us.value_at_quantile(0.99) >= LATE_US
-            || drops.jobs_skipped > 0
+            || drops.jobs_skipped.is_some_and(|skipped| skipped > 0)
         {
             Verdict::OtherLoad
         } else if drops.rcvbuf_errors() > 0 {
             Verdict::SocketBuffer
-        } else if drops.gave_up > 0 {
+        } else if drops.gave_up.is_some_and(|given_up| given_up > 0) {
             Verdict::Device
+        } else if drops.total() > 0 && drops.jobs_skipped.is_none() {
+            Verdict::Unknown
         } else {
             Verdict::None
         }
@@ -193,7 +223,8 @@ impl Measured {
     /// Whether the relay carried it all, and would go on doing so: with a queue that grows, the last copies of most chunks
     /// are late long before the first one is skipped.
     pub(super) fn is_carried(&self) -> bool {
-        let keeps_up = self.arrived.last.value_at_quantile(0.5) < LATE_US && self.relay_share() < 0.98;
+        let is_full = self.relay_share().is_some_and(|share| share >= 0.98);
+        let keeps_up = self.arrived.last.value_at_quantile(0.5) < LATE_US && !is_full;
         self.drops().total() == 0 && keeps_up && self.arrived.chunks > 0
     }
 
@@ -206,39 +237,39 @@ impl Measured {
         }
     }
 
+    /// What is not known is null.
     pub(super) fn json(&self) -> Value {
-        let (drops, gbit, cpu) = (self.drops(), self.wire_gbit(), self.relay_cpu_s());
-        let checked = &self.arrived.checked;
-        let shares = self.worker_shares();
-        let [empty, full] = self.span.heap_bytes;
-        let state_bytes = full.saturating_sub(empty);
+        let (drops, about, checked) = (self.drops(), self.about.as_ref(), &self.arrived.checked);
+        let memory = self.span.samples[1].counts.as_ref();
+        let subscriptions = self.load.subscriptions().max(1) as u64;
         json!({
             "subscribers": self.load.subscribers,
             "channels": self.load.channels,
             "bitrate_bps": self.bits_per_second,
             "seconds": rounded(self.seconds()),
             "interrupted": self.span.interrupted,
-            "workers": self.workers,
-            "io": if self.uses_io_uring { "io_uring" } else { "sendmmsg" },
-            "sink": self.sink.name(),
+            "relay": self.relay,
+            "workers": about.map(|about| about.workers),
+            "io": about.map(|about| if about.uses_io_uring { "io_uring" } else { "sendmmsg" }),
+            "sink": self.sink_name,
             "receivers": self.receivers,
-            "kernel": self.probe,
-            "goodput_gbps": rounded(self.scaled(self.tallied(|tally| tally.payload_bytes)) * 8e-9 / self.seconds()),
-            "wire_gbps": rounded(self.wire_gbps()),
-            "datagrams_per_s": (self.scaled(self.tallied(|tally| tally.datagrams)) / self.seconds()).round(),
-            "relay_cpu_s": rounded(cpu),
-            "relay_process_cpu_s": rounded(self.between(|sample| sample.process_cpu_us) as f64 / 1e6),
-            "relay_core_share": rounded(self.relay_share()),
-            "relay_waited_share": rounded(self.waited_share()),
-            "worker_core_shares": shares.iter().map(|[cpu, _]| rounded(*cpu)).collect::<Vec<_>>(),
+            "kernel": about.map(|about| &about.probe),
+            "goodput_gbps": rounded(self.goodput_gbps()),
+            "wire_gbps": self.wire_gbps().map(rounded),
+            "datagrams_per_s": self.datagrams_per_s().round(),
+            "relay_cpu_s": self.relay_cpu_s().map(rounded),
+            "relay_process_cpu_s": self.between(|counts| counts.process_cpu_us).map(|cpu| rounded(cpu as f64 / 1e6)),
+            "relay_core_share": self.relay_share().map(rounded),
+            "relay_waited_share": self.waited_share().map(rounded),
+            "worker_core_shares": self.cpu_shares().map(|shares| shares.into_iter().map(rounded).collect::<Vec<_>>()),
             "generator_core_share": rounded(self.generator_share()),
             "publisher_core_share": rounded(self.publisher_share()),
             "publisher_late_us": percentiles(&self.published.late_us),
             "publisher_repaired": self.published.repaired,
-            "cpu_s_per_gbit": (cpu / gbit.max(1e-9) * 1e6).round() / 1e6,
-            "limit_gbps": rounded(self.limit_gbps),
-            "ratio_to_limit": rounded(gbit / cpu.max(1e-9) / self.limit_gbps.max(1e-9)),
-            "train_mean": rounded(self.span.train_mean()),
+            "cpu_s_per_gbit": self.cpu_s_per_gbit().map(|seconds| (seconds * 1e6).round() / 1e6),
+            "limit_gbps": self.limit_gbps.map(rounded),
+            "ratio_to_limit": self.ratio_to_limit().map(rounded),
+            "train_mean": self.span.train_mean().map(rounded),
             "drops": {
                 "total": drops.total(),
                 "jobs_skipped": drops.jobs_skipped,
@@ -251,9 +282,9 @@ impl Measured {
                 "copies_missing": drops.copies_missing,
             },
             "pressure": {
-                "send_eagain_enobufs": self.between(|sample| sample.blocked),
-                "receive_enobufs": self.between(|sample| sample.no_buffers),
-                "cq_overflow": self.between(|sample| sample.cq_overflow),
+                "send_eagain_enobufs": self.between(|counts| counts.blocked),
+                "receive_enobufs": self.between(|counts| counts.no_buffers),
+                "cq_overflow": self.between(|counts| counts.cq_overflow),
             },
             "checked_receivers": checked.receivers,
             "checked_datagrams": checked.datagrams,
@@ -267,83 +298,21 @@ impl Measured {
                 "median": percentiles(&self.arrived.median),
                 "last": percentiles(&self.arrived.last),
             },
-            "rss_bytes": self.span.samples[1].rss_bytes,
-            "window_bytes": self.span.samples[1].window_bytes,
-            "zero_copy_bytes": self.between(|sample| sample.zero_copy_bytes),
-            "copied_bytes": self.between(|sample| sample.copied_bytes),
-            "bytes_per_subscriber": state_bytes / self.load.subscriptions().max(1) as u64,
+            "rss_bytes": memory.map(|counts| counts.rss_bytes),
+            "window_bytes": memory.map(|counts| counts.window_bytes),
+            "zero_copy_bytes": self.between(|counts| counts.zero_copy_bytes),
+            "copied_bytes": self.between(|counts| counts.copied_bytes),
+            "bytes_per_subscriber": self.span.heap_bytes.map(|bytes| bytes / subscriptions),
             "verdict": self.verdict().text(),
         })
     }
 
-    pub(super) fn table(&self) -> Vec<String> {
-        let value = self.json();
-        let number = |name: &str| value[name].as_f64().unwrap_or(0.0);
-        let (drops, checked) = (self.drops(), &self.arrived.checked);
-        let by_worker: Vec<String> =
-            self.worker_shares().iter().map(|[cpu, _]| format!("{:.1} %", cpu * 100.0)).collect();
-        let delay = |name: &str, delay: &Histogram<u64>| {
-            let [p50, p99, p999] =
-                QUANTILES.map(|(_, quantile)| delay.value_at_quantile(quantile) as f64 / 1e3);
-            format!("{name:<12}p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms")
-        };
-        vec![
-            format!(
-                "load        {} subscribers x {} channels, {:.1} s, sink {}: {} subscribers receive",
-                self.load.subscribers,
-                self.load.channels,
-                self.seconds(),
-                self.sink.name(),
-                self.receivers
-            ),
-            format!(
-                "delivered   {:.2} Gbit/s of stream, {:.0} datagrams/s; {:.2} Gbit/s on the wire",
-                number("goodput_gbps"),
-                number("datagrams_per_s"),
-                number("wire_gbps")
-            ),
-            format!(
-                "relay       {} of a core by worker, waited {:.1} % for it; {:.4} s per Gbit, {:.1} datagrams per train",
-                by_worker.join(" + "),
-                self.waited_share() * 100.0,
-                number("cpu_s_per_gbit"),
-                self.span.train_mean()
-            ),
-            format!(
-                "limit       {:.1} Gbit/s from one core for such trains; the relay is at {:.2} of that per second of its time",
-                self.limit_gbps,
-                number("ratio_to_limit")
-            ),
-            delay("first copy", &self.arrived.first),
-            delay("median copy", &self.arrived.median),
-            delay("last copy", &self.arrived.last),
-            format!(
-                "checked     every byte of {} datagrams to {} subscribers: {} wrong, {} double, {} missing",
-                checked.datagrams, checked.receivers, checked.wrong, checked.duplicate, checked.missing
-            ),
-            format!(
-                "publishers  {:.1} % of one core; hand-over late by p50 {:.2} ms, p99 {:.2} ms",
-                self.publisher_share() * 100.0,
-                self.published.late_us.value_at_quantile(0.5) as f64 / 1e3,
-                self.published.late_us.value_at_quantile(0.99) as f64 / 1e3
-            ),
-            format!(
-                "drops       {} late trains, {} given up, {} refused, {} at the relay's socket, {} at the sink's; {} copies missing",
-                drops.jobs_skipped,
-                drops.gave_up,
-                drops.send_errors,
-                drops.relay_buffer,
-                drops.sink_buffer,
-                drops.copies_missing
-            ),
-            format!(
-                "memory      {:.1} MiB, of which windows {:.1}; {} bytes per subscription",
-                number("rss_bytes") / 1_048_576.0,
-                number("window_bytes") / 1_048_576.0,
-                number("bytes_per_subscriber")
-            ),
-            format!("bottleneck  {}", self.verdict().text()),
-        ]
+    fn goodput_gbps(&self) -> f64 {
+        self.scaled(self.tallied(|tally| tally.payload_bytes)) * 8e-9 / self.seconds()
+    }
+
+    fn datagrams_per_s(&self) -> f64 {
+        self.scaled(self.tallied(|tally| tally.datagrams)) / self.seconds()
     }
 }
 

@@ -1,27 +1,29 @@
 //! One run: a relay, its publishers and subscribers, from the first handshake to what was measured.
 
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use codec::ChannelSecret;
 use codec::wire::control::Role;
-use mesh::Anchor;
+use mesh::{Anchor, Time};
 
 use super::board::{Board, Tally};
-use super::child::{RelayProcess, Sample};
+use super::child::RelayProcess;
 use super::copies::Arrived;
 use super::publishers::{Published, publish};
 use super::report::Measured;
+use super::running::RunningRelay;
+use super::sample::{Counts, Sample};
 use super::sealed::{ChunkPlan, Sealed};
 use super::sessions::Sessions;
 use super::subscribers::{Receiving, subscribe};
+use super::target::Target;
 use super::{Bench, Load, Sinking, lab};
 use crate::Error;
-use crate::bench::limit::drain;
-use crate::bench::sink::{Sink, socket_drops};
-use crate::bench::{Destinations, LOOPBACK, LOOPBACK_PUBLISHERS};
+use crate::bench::Destinations;
+use crate::bench::sink::{At, Sink, socket_drops};
 use crate::contact::say;
 
 /// How long the stream runs before it is measured.
@@ -30,56 +32,59 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Everybody is connected after this time and 1 ms for each subscription, or something is wrong.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 
+/// A relay that answers no `Hello` for so long is not there.
+const HELLO_ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Between two looks at what the other threads have done.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
 /// Sealed ahead beyond the measured time: what passes before it begins and, as samples come once a second, after it.
 const SEALED_BEYOND: Duration = Duration::from_secs(5);
+
+/// And this much more for a relay that runs already: the status that it shows is up to a second old.
+const SEALED_BEYOND_STATUS: Duration = Duration::from_secs(2);
 
 /// At most so many subscribers on loopback have every byte checked.
 const CHECKED_MAX: u32 = 32;
 
 impl Bench {
-    /// One run from an empty relay to the report.
+    /// One run from a relay without these channels to the report.
     pub(super) fn measure(&self, load: Load) -> Result<Measured, Error> {
-        let Load { subscribers, channels, seconds } = load;
+        let Load { subscribers, channels, .. } = load;
         let lab_stride = (self.args.sink == Sinking::Lab).then(|| lab::stride(subscribers, channels));
-        let (io, workers) = (self.args.io, self.args.workers.count());
-        let relay = RelayProcess::start(channels, load.subscriptions(), io, workers, lab_stride)?;
+        let target = self.target(load, lab_stride)?;
         let clock = Anchor::new(SystemTime::now(), Instant::now());
-        let sealed = Sealed::new(
-            (0..channels).map(secret).collect(),
-            ChunkPlan::new(self.args.bitrate),
-            Duration::from_secs(seconds.into()) + SEALED_BEYOND,
-            clock.time_at(Instant::now()),
-            || self.interrupt.is_set(),
-        )?;
+        let sealed = self.seal(load, clock.time_at(Instant::now()))?;
         let receiving = Receiving {
             stride: lab_stride.unwrap_or(1),
             checked_stride: lab_stride.unwrap_or(subscribers.div_ceil(CHECKED_MAX)),
         };
-        let mut sink = Sink::open(subscribers, Some(receiving.checked_stride))?;
-        let destinations = sink.destinations(self.addresses().0, subscribers);
-        let board = Board::default();
+        let [subscribers_at, publishers_at] = target.peers(self.args.sink);
+        let mut sink = Sink::open(subscribers_at, subscribers, Some(receiving.checked_stride))?;
+        let destinations = sink.destinations().clone();
+        let board = Board { says_goodbye: self.running.is_some(), ..Board::default() };
         let run = Run {
             bench: self,
-            relay: &relay,
+            target: &target,
             board: &board,
             load,
             receiving,
             sealed: &sealed,
             clock,
             subscribers: &destinations,
+            publishers_at,
         };
         let (span, published, arrived) = run.all(&mut sink)?;
-        let (probe, uses_io_uring) = (relay.probe.clone(), relay.uses_io_uring);
-        let train = (span.train_mean().round() as usize).clamp(1, codec::MAX_SHARDS);
-        let limit_gbps = limit(relay, &mut sink, train, &destinations)?;
+        let (about, sink_name) = (target.about(), target.sink_name(self.args.sink));
+        let train = span.train_mean().map(|mean| (mean.round() as usize).clamp(1, codec::MAX_SHARDS));
+        let limit_gbps = target.limit(&mut sink, train)?;
         Ok(Measured {
             load,
-            workers,
-            sink: self.args.sink,
+            relay: self.running.as_ref().map(|relay| relay.address),
+            about,
+            sink_name,
             receivers: receiving.counts(subscribers).0,
             bits_per_second: self.args.bitrate.bits_per_second,
-            probe,
-            uses_io_uring,
             span,
             published,
             arrived,
@@ -87,36 +92,32 @@ impl Bench {
         })
     }
 
-    /// The first subscriber's and the first publisher's.
-    fn addresses(&self) -> (std::net::Ipv4Addr, std::net::Ipv4Addr) {
-        match self.args.sink {
-            Sinking::Loopback => (LOOPBACK, LOOPBACK_PUBLISHERS),
-            Sinking::Lab => (lab::SUBSCRIBERS, lab::PUBLISHERS),
+    fn target(&self, load: Load, lab_stride: Option<u32>) -> Result<Target<'_>, Error> {
+        if let Some(relay) = &self.running {
+            return Ok(Target::Running(relay));
         }
+        let (io, workers) = (self.args.io(), self.args.workers());
+        RelayProcess::start(load.channels, load.subscriptions(), io, workers, lab_stride).map(Target::Own)
+    }
+
+    fn seal(&self, load: Load, now: Time) -> Result<Sealed, Error> {
+        let beyond_status = self.running.as_ref().map_or(Duration::ZERO, |_| SEALED_BEYOND_STATUS);
+        let duration = Duration::from_secs(load.seconds.into()) + SEALED_BEYOND + beyond_status;
+        let plan = ChunkPlan::new(self.args.bitrate);
+        Sealed::new(secrets(load.channels)?, plan, duration, now, || self.interrupt.is_set())
     }
 }
 
-/// Every run has the same channels: nobody but its own relay hears of them.
-fn secret(number: usize) -> ChannelSecret {
-    let mut seed = [0xbe; 32];
-    seed[..8].copy_from_slice(&(number as u64).to_be_bytes());
-    ChannelSecret::from_seed(&seed)
-}
-
-/// Stops the relay; returns Gbit/s of the bare kernel in its place, into the same sink.
-fn limit(
-    relay: RelayProcess,
-    sink: &mut Sink,
-    train: usize,
-    destinations: &Destinations,
-) -> Result<f64, Error> {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| drain(sink, &over, &Default::default()));
-        let limit = relay.limit(train, destinations);
-        over.store(true, Ordering::Release);
-        limit
-    })
+/// Channels that nobody has seen before: a relay that runs already may still have those of the last run.
+fn secrets(channels: usize) -> Result<Vec<ChannelSecret>, Error> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|error| Error::System("the system gives no random bytes", io::Error::other(error)))?;
+    let secret = |number: usize| {
+        seed[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        ChannelSecret::from_seed(&seed)
+    };
+    Ok((0..channels).map(secret).collect())
 }
 
 fn join<T>(thread: ScopedJoinHandle<'_, Result<T, Error>>) -> Result<T, Error> {
@@ -138,54 +139,64 @@ pub(super) struct Span {
     pub(super) tallies: [Tally; 2],
     /// Messages that found a subscriber's socket full.
     pub(super) sink_drops: u64,
-    /// What the relay had allocated before there was a subscriber, and once all were there, bytes.
-    pub(super) heap_bytes: [u64; 2],
+    /// What the relay has allocated for all subscribers, if it tells.
+    pub(super) heap_bytes: Option<u64>,
     pub(super) interrupted: bool,
 }
 
 impl Span {
-    pub(super) fn between(&self, count: impl Fn(&Sample) -> u64) -> u64 {
-        count(&self.samples[1]).saturating_sub(count(&self.samples[0]))
+    /// What the relay counted, if it tells.
+    pub(super) fn between(&self, count: impl Fn(&Counts) -> u64) -> Option<u64> {
+        let [before, after] = &self.samples;
+        Some(count(after.counts.as_ref()?).saturating_sub(count(before.counts.as_ref()?)))
+    }
+
+    /// Messages that the kernel dropped at the relay's socket.
+    pub(super) fn relay_drops(&self) -> Option<u64> {
+        let [before, after] = &self.samples;
+        Some(after.socket_drops?.saturating_sub(before.socket_drops?))
     }
 
     /// Datagrams per train.
-    pub(super) fn train_mean(&self) -> f64 {
-        let trains = self.between(|sample| sample.trains_sent);
-        self.between(|sample| sample.shards_sent) as f64 / trains.max(1) as f64
+    pub(super) fn train_mean(&self) -> Option<f64> {
+        let trains = self.between(|counts| counts.trains_sent)?;
+        Some(self.between(|counts| counts.shards_sent)? as f64 / trains.max(1) as f64)
     }
 }
 
 /// One run, once what it needs is there.
 struct Run<'r> {
     bench: &'r Bench,
-    relay: &'r RelayProcess,
+    target: &'r Target<'r>,
     board: &'r Board,
     load: Load,
     receiving: Receiving,
     sealed: &'r Sealed,
     clock: Anchor,
     subscribers: &'r Destinations,
+    publishers_at: At,
 }
 
 impl Run<'_> {
     /// Connects everybody, publishes and measures.
     fn all(&self, sink: &mut Sink) -> Result<(Span, Published, Arrived), Error> {
         let Run { load: Load { channels, .. }, board, sealed, clock, receiving, .. } = *self;
-        let publishers_sink = Sink::open(channels as u32, None)?;
-        let publishers = publishers_sink.destinations(self.bench.addresses().1, channels as u32);
-        let relay = self.relay.address;
+        let publishers_sink = Sink::open(self.publishers_at, channels as u32, None)?;
+        let publishers = publishers_sink.destinations().clone();
+        let relay = self.target.address();
         thread::scope(|scope| {
             let _over = OverAtEnd(board);
             let sessions = Sessions::new(Role::Publish, relay, publishers, sealed.secrets());
             let publishing = scope.spawn(move || publish(publishers_sink, sessions, sealed, clock, board));
+            self.bench.running.as_ref().map_or(Ok(()), |relay| self.wait_for_an_answer(relay))?;
             self.wait_for("the publishers", channels, || board.publishers.load(Ordering::Acquire))?;
-            let empty = self.fresh_sample()?;
+            let empty = self.target.heap_bytes()?;
             let sessions = Sessions::new(Role::Subscribe, relay, self.subscribers.clone(), sealed.secrets());
             let subscribing = scope.spawn(move || subscribe(sink, sessions, receiving, sealed, clock, board));
             let all = self.load.subscriptions();
             let span = self
                 .wait_for("the subscribers", all, || board.subscriptions.load(Ordering::Acquire))
-                .and_then(|()| self.stream(&empty));
+                .and_then(|()| self.stream(empty));
             board.over.store(true, Ordering::Release);
             let (published, arrived) = (join(publishing)?, join(subscribing)?);
             let span = span?;
@@ -197,58 +208,71 @@ impl Run<'_> {
         })
     }
 
-    fn wait_for(&self, whom: &str, count: usize, there: impl Fn() -> usize) -> Result<(), Error> {
-        let limit = CONNECT_MAX + Duration::from_millis(count as u64);
-        let give_up_at = Instant::now() + limit;
-        while there() < count && !self.bench.interrupt.is_set() {
+    /// There may be no relay at all where one is said to run.
+    fn wait_for_an_answer(&self, relay: &RunningRelay) -> Result<(), Error> {
+        let give_up_at = Instant::now() + HELLO_ANSWER_MAX;
+        let granted = || self.board.publishers.load(Ordering::Acquire) > 0;
+        while !granted() && self.board.refused.get().is_none() && !self.bench.interrupt.is_set() {
             if Instant::now() > give_up_at {
-                let what = format!("{} of {count} of {whom}' sessions were granted", there());
-                return Err(Error::BenchStuck { what, seconds: limit.as_secs() });
+                let (relay, seconds) = (relay.address, HELLO_ANSWER_MAX.as_secs());
+                return Err(Error::BenchUnanswered { relay, seconds });
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(LOOK_INTERVAL);
         }
         Ok(())
     }
 
-    /// A sample that was taken after this call.
-    fn fresh_sample(&self) -> Result<Sample, Error> {
-        self.relay.skip_samples()?;
-        self.relay.sample()?;
-        self.relay.sample()
+    fn wait_for(&self, whom: &str, count: usize, there: impl Fn() -> usize) -> Result<(), Error> {
+        let limit = CONNECT_MAX + Duration::from_millis(count as u64);
+        let give_up_at = Instant::now() + limit;
+        while there() < count && !self.bench.interrupt.is_set() {
+            if let (Some(reason), Some(relay)) = (self.board.refused.get(), &self.bench.running) {
+                return Err(relay.refused(*reason, self.load));
+            }
+            if Instant::now() > give_up_at {
+                let what = format!("{} of {count} of {whom}' sessions were granted", there());
+                return Err(Error::BenchStuck { what, seconds: limit.as_secs() });
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
     }
 
     /// Publishes, and measures from one sample of the relay to another.
-    fn stream(&self, empty: &Sample) -> Result<Span, Error> {
-        let full = self.fresh_sample()?;
+    fn stream(&self, empty: Option<u64>) -> Result<Span, Error> {
+        let full = self.target.heap_bytes()?;
         self.board.go.store(true, Ordering::Release);
         thread::sleep(WARM_UP);
-        self.relay.skip_samples()?;
-        let first = self.relay.sample()?;
+        let first = self.target.first_sample()?;
         let ports = self.subscribers.all_ports();
-        let (tally, drops) = (self.board.tally(), socket_drops(&ports));
-        self.board.from_us.store(first.at_us, Ordering::Release);
+        let (tally, drops) = (self.board.tally(self.now()), socket_drops(&ports));
+        self.board.from_us.store(tally.at.0, Ordering::Release);
         let mut last = first.clone();
         // Samples come a little more than a second apart.
-        let enough_us = u64::from(self.load.seconds) * 1_000_000 - 100_000;
-        while last.at_us - first.at_us < enough_us {
-            let sample = self.relay.sample()?;
+        let enough = Duration::from_secs(self.load.seconds.into()) - Duration::from_millis(100);
+        while self.now().since(tally.at) < enough {
+            let sample = self.target.sample()?;
             self.show(&last, &sample);
             last = sample;
             if self.bench.interrupt.is_set() {
                 break;
             }
         }
-        self.board.until_us.store(last.at_us, Ordering::Release);
-        let tallies = [tally, self.board.tally()];
+        let tallies = [tally, self.board.tally(self.now())];
+        self.board.until_us.store(tallies[1].at.0, Ordering::Release);
         // What is on its way still reaches its socket.
         thread::sleep(Duration::from_millis(100));
         Ok(Span {
             samples: [first, last],
             tallies,
             sink_drops: socket_drops(&ports).saturating_sub(drops),
-            heap_bytes: [empty.heap_bytes, full.heap_bytes],
+            heap_bytes: empty.zip(full).map(|(empty, full)| full.saturating_sub(empty)),
             interrupted: self.bench.interrupt.is_set(),
         })
+    }
+
+    fn now(&self) -> Time {
+        self.clock.time_at(Instant::now())
     }
 
     /// A line a second, only for a person.
@@ -256,15 +280,24 @@ impl Run<'_> {
         if !io::stderr().is_terminal() {
             return;
         }
-        let seconds = (now.at_us - before.at_us) as f64 / 1e6;
-        let busy = now.workers.iter().zip(&before.workers).map(|(now, before)| now.cpu_us - before.cpu_us);
+        let (Some(counts), Some(counts_before)) = (&now.counts, &before.counts) else {
+            let Load { subscribers, channels, .. } = self.load;
+            let datagrams = self.board.tally(self.now()).datagrams;
+            say(&format!(
+                "{subscribers:>6} subscribers x {channels:>3} channels {datagrams:>12} datagrams arrived"
+            ));
+            return;
+        };
+        let seconds = (now.at_us.saturating_sub(before.at_us) as f64 / 1e6).max(1e-6);
+        let workers = counts.workers.iter().zip(&counts_before.workers);
+        let busy = workers.map(|(now, before)| now.cpu_us.saturating_sub(before.cpu_us));
         say(&format!(
             "{:>6} subscribers x {:>3} channels {:>8.2} Gbit/s {:>6.1} % of the busiest worker's core {:>6} late trains",
             self.load.subscribers,
             self.load.channels,
-            (now.bytes_sent - before.bytes_sent) as f64 * 8e-9 / seconds,
+            counts.bytes_sent.saturating_sub(counts_before.bytes_sent) as f64 * 8e-9 / seconds,
             busy.max().unwrap_or(0) as f64 / 1e4 / seconds,
-            now.jobs_skipped - before.jobs_skipped
+            counts.jobs_skipped.saturating_sub(counts_before.jobs_skipped)
         ));
     }
 }

@@ -3,9 +3,12 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use codec::wire::control::{Control, Hello, Report, Role, Sender, SessionHeader, SessionId};
+use codec::wire::control::{
+    Bye, ByeReason, Control, Hello, Nodes, RefuseReason, Report, Role, Sender, SessionHeader, SessionId,
+};
 use codec::{ChannelSecret, ChannelTag, Sequence};
 use mesh::Time;
 use mesh::limits::REPORT_INTERVAL;
@@ -15,6 +18,9 @@ use crate::bench::sink::Sink;
 
 /// Handshakes under way at once: as many as a relay's socket takes without losing any.
 const HANDSHAKES_MAX: usize = 64;
+
+/// Between two times that so many goodbyes are said: none of them is answered, so none could be repeated.
+const GOODBYE_PAUSE: Duration = Duration::from_millis(1);
 
 /// A `Hello` unanswered for this long is repeated.
 const HELLO_WAIT: Duration = Duration::from_millis(300);
@@ -43,6 +49,7 @@ pub(super) struct Sessions<'s> {
     /// Those of them that wait for an answer: when to ask again, in order.
     waiting: VecDeque<(Instant, usize)>,
     live: usize,
+    refusal: Option<RefuseReason>,
     /// The next to report, and since when reports are due.
     reporting: u64,
     reports_since: Option<Instant>,
@@ -70,6 +77,7 @@ impl<'s> Sessions<'s> {
             greeted: 0,
             waiting: VecDeque::new(),
             live: 0,
+            refusal: None,
             reporting: 0,
             reports_since: None,
         }
@@ -78,6 +86,11 @@ impl<'s> Sessions<'s> {
     /// How many were granted.
     pub(super) fn live(&self) -> usize {
         self.live
+    }
+
+    /// Why the relay refused one, the last time.
+    pub(super) fn refusal(&self) -> Option<RefuseReason> {
+        self.refusal
     }
 
     pub(super) fn relay(&self) -> SocketAddrV4 {
@@ -138,7 +151,13 @@ impl<'s> Sessions<'s> {
                 session.id = Some(welcome.session);
                 None
             }
-            // The relay's answers to reports; and what it refuses stays without a session, which ends the bench.
+            Control::Refuse(refuse) => {
+                let session = self.sessions.get(usize::try_from(refuse.nonce).ok()?)?;
+                // One that was granted may have asked twice.
+                self.refusal = session.id.is_none().then_some(refuse.reason).or(self.refusal);
+                None
+            }
+            // The relay's answers to reports.
             _ => None,
         }
     }
@@ -184,13 +203,8 @@ impl<'s> Sessions<'s> {
             let number = self.reporting as usize % self.sessions.len();
             self.reporting += 1;
             let Session { id: Some(id), received, highest, .. } = self.sessions[number] else { continue };
-            let sender = match self.role {
-                Role::Subscribe => Sender::Subscriber,
-                Role::Publish => Sender::Upstream,
-            };
-            let tag = self.tags[self.channel(number)];
             let report = Report {
-                header: SessionHeader { sender, tag, session: id },
+                header: self.header(number, id),
                 stamp_us: now.0,
                 echo_us: 0,
                 held_us: 0,
@@ -203,6 +217,27 @@ impl<'s> Sessions<'s> {
                 repaired: 0,
             };
             sink.send(self.address(number), self.relay, &Control::Report(report).encode());
+        }
+    }
+
+    fn header(&self, session: usize, id: SessionId) -> SessionHeader {
+        let sender = match self.role {
+            Role::Subscribe => Sender::Subscriber,
+            Role::Publish => Sender::Upstream,
+        };
+        SessionHeader { sender, tag: self.tags[self.channel(session)], session: id }
+    }
+
+    /// Ends every session.
+    pub(super) fn say_goodbye(&mut self, sink: &Sink) {
+        for number in 0..self.greeted {
+            if number > 0 && number.is_multiple_of(HANDSHAKES_MAX) {
+                thread::sleep(GOODBYE_PAUSE);
+            }
+            let Some(id) = self.sessions[number].id.take() else { continue };
+            let header = self.header(number, id);
+            let bye = Bye { header, reason: ByeReason::Done, nodes: Nodes::new() };
+            sink.send(self.address(number), self.relay, &Control::Bye(bye).encode());
         }
     }
 }

@@ -99,6 +99,9 @@ pub(super) fn subscribe(
         }
         subscribers.publish_counts();
     }
+    if board.says_goodbye {
+        subscribers.sessions.say_goodbye(sink);
+    }
     let measured = subscribers.measured();
     Ok(subscribers.copies.finish(measured))
 }
@@ -122,6 +125,7 @@ impl Subscribers<'_> {
 
     fn publish_counts(&self) {
         self.board.subscriptions.store(self.sessions.live(), Ordering::Release);
+        self.board.note_refusal(self.sessions.refusal());
         self.board.datagrams.store(self.datagrams, Ordering::Relaxed);
         self.board.payload_bytes.store(self.payload_bytes, Ordering::Relaxed);
         self.board.sink_cpu_us.store(thread_cpu().as_micros() as u64, Ordering::Relaxed);
@@ -129,7 +133,7 @@ impl Subscribers<'_> {
 
     /// Takes in what came; returns the answer that it needs at once.
     fn handle(&mut self, arrival: &Arrival<'_>) -> Option<(SocketAddrV4, Control)> {
-        let subscriber = self.sessions.addresses().number(arrival.to)?;
+        let subscriber = arrival.number?;
         let receiver = self.receiving.of(subscriber);
         if let Ok(control) = Control::parse(arrival.bytes) {
             return self.sessions.handle(&control);
@@ -196,8 +200,8 @@ mod tests {
     #[test]
     fn one_flipped_byte_in_a_train_is_one_wrong_datagram() {
         let (sealed, board) = (sealed(2), Board::default());
-        let to = Ipv4Addr::new(127, 1, 0, 0);
-        let addresses = Destinations { first: to, count: 1, ports: vec![1], sample: None };
+        let first = Ipv4Addr::new(127, 1, 0, 0);
+        let addresses = Destinations { first, count: 1, one_address: false, ports: vec![1], sample: None };
         let relay = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
         let clock = Anchor::new(std::time::UNIX_EPOCH, Instant::now());
         let mut subscribers = Subscribers {
@@ -217,7 +221,7 @@ mod tests {
             if place == 1 {
                 *train.last_mut().unwrap() ^= 1;
             }
-            let arrival = Arrival { bytes: &train, length: train.len(), to, at: Time(1_100) };
+            let arrival = Arrival { bytes: &train, length: train.len(), number: Some(0), at: Time(1_100) };
             assert!(subscribers.handle(&arrival).is_none());
         }
         let checked = subscribers.copies.finish(0..2_000).checked;

@@ -18,8 +18,9 @@ const RUNS_MAX: u32 = 9;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
     subscribers: u32,
-    wire_gbps: f64,
-    limit_gbps: f64,
+    /// Not of a relay that does not tell.
+    wire_gbps: Option<f64>,
+    limit_gbps: Option<f64>,
     median_p50_ms: f64,
     last_p99_ms: f64,
 }
@@ -38,8 +39,8 @@ impl Point {
 
     pub(super) fn json(&self) -> Value {
         json!({
-            "subscribers": self.subscribers, "wire_gbps": rounded(self.wire_gbps),
-            "limit_gbps": rounded(self.limit_gbps), "median_p50_ms": rounded(self.median_p50_ms),
+            "subscribers": self.subscribers, "wire_gbps": self.wire_gbps.map(rounded),
+            "limit_gbps": self.limit_gbps.map(rounded), "median_p50_ms": rounded(self.median_p50_ms),
             "last_p99_ms": rounded(self.last_p99_ms),
         })
     }
@@ -72,20 +73,20 @@ impl Bench {
     }
 }
 
-/// Two panels: throughput beside the bare kernel's, and delay.
+/// Two panels: throughput beside the bare kernel's, if it is known, and delay.
 pub(super) fn panels(points: &[Point], main: &Measured) -> Vec<Panel> {
-    let line = |name, value: fn(&Point) -> f64| {
-        let points = points.iter().map(|point| (f64::from(point.subscribers), value(point)));
+    let line = |name, value: fn(&Point) -> Option<f64>| {
+        let points = points.iter().filter_map(|point| Some((f64::from(point.subscribers), value(point)?)));
         Line { name, points: points.collect() }
     };
+    let workers = main.about.as_ref().map_or(String::new(), |about| format!("{} workers, ", about.workers));
     let load = format!(
-        "{} channels × {} Mbit/s, {} workers, sink {}",
+        "{} channels × {} Mbit/s, {workers}sink {}",
         main.load.channels,
         main.bits_per_second as f64 / 1e6,
-        main.workers,
-        main.sink.name()
+        main.sink_name
     );
-    vec![
+    let mut panels = vec![
         Panel {
             title: format!("What the relay sends: {load}"),
             across: "subscribers of each channel",
@@ -100,11 +101,16 @@ pub(super) fn panels(points: &[Point], main: &Measured) -> Vec<Panel> {
             across: "subscribers of each channel",
             up: "ms",
             lines: vec![
-                line("median copy of a chunk, p50", |point| point.median_p50_ms),
-                line("last copy of a chunk, p99", |point| point.last_p99_ms),
+                line("median copy of a chunk, p50", |point| Some(point.median_p50_ms)),
+                line("last copy of a chunk, p99", |point| Some(point.last_p99_ms)),
             ],
         },
-    ]
+    ];
+    for panel in &mut panels {
+        panel.lines.retain(|line| !line.points.is_empty());
+    }
+    panels.retain(|panel| !panel.lines.is_empty());
+    panels
 }
 
 #[cfg(test)]
