@@ -46,7 +46,7 @@ impl Receiving {
         (subscribers.div_ceil(self.stride), subscribers.div_ceil(self.checked_stride))
     }
 
-    /// Each kind is numbered by itself.
+    /// Who a subscriber is that receives; each kind is numbered by itself.
     fn of(self, subscriber: u32) -> Receiver {
         if subscriber.is_multiple_of(self.checked_stride) {
             return Receiver::Checked((subscriber / self.checked_stride) as usize);
@@ -134,11 +134,10 @@ impl Subscribers<'_> {
     /// Takes in what came; returns the answer that it needs at once.
     fn handle(&mut self, arrival: &Arrival<'_>) -> Option<(SocketAddrV4, Control)> {
         let subscriber = arrival.number?;
-        let receiver = self.receiving.of(subscriber);
         if let Ok(control) = Control::parse(arrival.bytes) {
             return self.sessions.handle(&control);
         }
-        match receiver {
+        match self.receiving.of(subscriber) {
             Receiver::Counted(receiver) => self.count_train(arrival, subscriber, receiver),
             Receiver::Checked(receiver) => self.check_train(arrival, subscriber, receiver),
         }
