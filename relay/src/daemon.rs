@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -57,6 +57,11 @@ struct Args {
     print_config: bool,
 }
 
+/// The command line of `superpeerd`.
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
 /// Runs the daemon; returns the exit status: 0, 1 on a failure, 2 on wrong usage.
 pub fn run() -> ExitCode {
     let args = match Args::try_parse() {
@@ -99,7 +104,7 @@ fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError>) -> Exit
         .init();
     if !config.open && config.admission() == mesh::Admission::Listed(Default::default()) {
         tracing::warn!(
-            "no channel is listed and the relay is not open: it will refuse everybody (see --help)"
+            "no channel is listed and the relay is not open: it will refuse everybody (`channels` in the configuration)"
         );
     }
     use_small_pages();

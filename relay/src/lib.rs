@@ -18,6 +18,6 @@ mod worker;
 
 pub use config::{Config, Workers};
 pub use control::status;
-pub use daemon::run;
+pub use daemon::{command, run};
 pub use running::{Relay, StartError};
 pub use snapshot::Snapshot;

@@ -1,8 +1,8 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{Error, keygen, link, publish, watch};
+use crate::{Error, keygen, link, manual, publish, watch};
 #[cfg(target_os = "linux")]
 use crate::{bench, demo, doctor};
 
@@ -32,6 +32,8 @@ enum Command {
     Doctor(doctor::Args),
     Keygen(keygen::Args),
     Link(link::Args),
+    #[command(hide = true)]
+    Manual(manual::Args),
     Publish(publish::Args),
     Watch(watch::Args),
 }
@@ -42,6 +44,11 @@ pub(crate) enum Failure {
     CommandLine(clap::Error),
     /// Its command failed.
     Command(Error),
+}
+
+/// The command line of `superpeer`.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 pub(crate) fn run() -> Result<(), Failure> {
@@ -55,6 +62,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Doctor(args) => doctor::run(args),
         Command::Keygen(args) => keygen::run(args),
         Command::Link(args) => link::run(args),
+        Command::Manual(args) => manual::run(args),
         Command::Publish(args) => publish::run(args),
         Command::Watch(args) => watch::run(args),
     };
@@ -63,15 +71,13 @@ pub(crate) fn run() -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::input::InputSpec;
     use crate::output::OutputSpec;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

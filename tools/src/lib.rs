@@ -25,6 +25,7 @@ pub mod interrupt;
 pub mod key_file;
 pub mod keygen;
 pub mod link;
+pub mod manual;
 pub mod mpegts;
 pub mod output;
 pub mod publish;
@@ -32,6 +33,7 @@ pub mod resolve;
 pub mod watch;
 pub mod writer;
 
+pub use cli::command;
 pub use error::Error;
 
 /// It counts the bytes in use, with no limit: `bench relay` so knows what a subscriber costs.

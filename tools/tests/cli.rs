@@ -55,6 +55,7 @@ fn every_help_has_an_example() {
         Some("doctor"),
         Some("keygen"),
         Some("link"),
+        Some("manual"),
         Some("publish"),
         Some("watch"),
     ] {
@@ -62,6 +63,31 @@ fn every_help_has_an_example() {
         let help = succeed(&arguments);
         let (_, example) = help.split_once("Example").expect("an example");
         assert!(example.contains("\n  superpeer "), "{help}");
+    }
+}
+
+#[test]
+fn every_visible_command_has_a_manual_page_and_completions() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&["manual", text(folder.path())]);
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect(name);
+    let overview = read("superpeer.1");
+    let command = tools::command();
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        let name = subcommand.get_name();
+        assert!(overview.contains(&format!("superpeer\\-{name}(1)")), "{name}: {overview}");
+        let page = read(&format!("superpeer-{name}.1"));
+        for option in subcommand.get_arguments().filter_map(|argument| argument.get_long()) {
+            assert!(page.contains(&option.replace('-', "\\-")), "{name} --{option}: {page}");
+        }
+        for completions in ["superpeer.bash", "_superpeer", "superpeer.fish"] {
+            assert!(read(completions).contains(name), "{name}: {completions}");
+        }
+    }
+    assert!(!folder.path().join("superpeer-manual.1").exists());
+    #[cfg(target_os = "linux")]
+    for file in ["superpeerd.8", "superpeerd.bash", "_superpeerd", "superpeerd.fish"] {
+        assert!(read(file).contains("config"), "{file}");
     }
 }
 
