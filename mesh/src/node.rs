@@ -232,6 +232,8 @@ pub struct Node {
     others: Nodes,
     /// Why nobody new is let in.
     closed_because: Option<RefuseReason>,
+    /// Why nobody new is let in who wants to take a channel.
+    closed_to_subscribers: Option<RefuseReason>,
     random: ChaCha12Rng,
     cookies: CookieJar,
     arena: Arena,
@@ -291,6 +293,7 @@ impl Node {
             limits: config.limits,
             others: config.others,
             closed_because: None,
+            closed_to_subscribers: None,
             random,
             cookies: CookieJar::new(cookie_secret),
             arena: Arena::new(memory),
@@ -338,6 +341,11 @@ impl Node {
     /// sessions stay.
     pub fn close_to_newcomers(&mut self, reason: Option<RefuseReason>) {
         self.closed_because = reason;
+    }
+
+    /// The same for newcomers who want to take a channel: a publisher that comes back is let in, for those who stay.
+    pub fn close_to_subscribers(&mut self, reason: Option<RefuseReason>) {
+        self.closed_to_subscribers = reason;
     }
 
     /// Ends at most `sessions_max` granted sessions, each with a goodbye that names the other nodes: those who take first,

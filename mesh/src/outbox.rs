@@ -58,6 +58,8 @@ pub struct Outbox {
     transmits: Vec<Transmit>,
     control_bytes: Vec<u8>,
     capacity: usize,
+    /// The most that this batch may hold.
+    messages_max: usize,
 }
 
 impl Outbox {
@@ -68,13 +70,25 @@ impl Outbox {
             transmits: Vec::with_capacity(capacity),
             control_bytes: Vec::with_capacity(capacity * DATAGRAM_BYTES),
             capacity,
+            messages_max: capacity,
         }
     }
 
     /// Forgets all messages.
     pub fn clear(&mut self) {
+        self.clear_for(self.capacity);
+    }
+
+    /// Forgets all messages, and takes so many at most until it is emptied again: at least one.
+    pub fn clear_for(&mut self, messages_max: usize) {
         self.transmits.clear();
         self.control_bytes.clear();
+        self.messages_max = messages_max.clamp(1, self.capacity);
+    }
+
+    /// Forgets the messages of which `keep` says no.
+    pub fn retain(&mut self, keep: impl FnMut(&Transmit) -> bool) {
+        self.transmits.retain(keep);
     }
 
     /// The messages, in the order in which they are to be sent.
@@ -94,12 +108,12 @@ impl Outbox {
 
     /// How many more messages find room.
     pub fn room(&self) -> usize {
-        self.capacity - self.transmits.len()
+        self.messages_max - self.transmits.len()
     }
 
     /// Whether another message finds no room.
     pub fn is_full(&self) -> bool {
-        self.transmits.len() == self.capacity
+        self.transmits.len() == self.messages_max
     }
 
     /// Adds a train; the caller has seen that there is room.

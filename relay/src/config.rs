@@ -23,8 +23,10 @@ use crate::plane::Io;
 use crate::plane::budget::ZERO_COPY_FROM_BYTES;
 
 mod keys;
+mod quota;
 
 use keys::{UnknownKey, line_of, unknown_key};
+pub use quota::{Counts, QuotaConfig, QuotaFile, QuotaMax, QuotaPeriod};
 
 /// The commented default, which `--print-config` prints.
 pub const DEFAULT_CONFIG: &str = include_str!("../../systemd/superpeer.toml");
@@ -53,6 +55,8 @@ pub struct Config {
     pub others: Nodes,
     /// The bounds.
     pub limits: LimitsConfig,
+    /// What may be transferred in a period.
+    pub quota: QuotaConfig,
     /// Looking after the relay.
     pub admin: AdminConfig,
 }
@@ -213,6 +217,7 @@ impl Default for Config {
             channels: Vec::new(),
             others: Nodes::new(),
             limits: LimitsConfig::default(),
+            quota: QuotaConfig::default(),
             admin: AdminConfig::default(),
         }
     }
@@ -271,6 +276,11 @@ pub enum ConfigError {
         /// Where and what.
         source: toml::de::Error,
     },
+    /// A quota of which no account can be kept.
+    #[error(
+        "no place for the account of the quota: set quota.file, or have systemd give a folder (StateDirectory=superpeer)"
+    )]
+    NoQuotaFile,
     /// A value out of range.
     #[error("{path}:{line}: {key} = {value}: must be {least} to {most}")]
     Range {
@@ -333,7 +343,7 @@ impl Config {
 
     fn check(&self, text: &str, path: &str) -> Result<(), ConfigError> {
         let zero_copy = ("zero_copy_from_bytes", u64::from(self.zero_copy_from_bytes), 0, SLOT_BYTES as u64);
-        let ranges = self.limits.ranges().into_iter().chain([zero_copy]);
+        let ranges = self.limits.ranges().into_iter().chain([zero_copy, self.quota.start_day_range()]);
         match ranges.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
             Some((key, value, least, most)) => {
                 let line = line_of(text, key).unwrap_or(0);

@@ -1,8 +1,10 @@
 //! The control thread: signals in, counts out. Never on the data path.
 
+mod door;
 mod history;
 mod http;
 mod metrics;
+mod quota;
 pub mod status;
 mod systemd;
 
@@ -18,9 +20,11 @@ use crate::config::{Config, ConfigError};
 use crate::running::Relay;
 use crate::snapshot::Snapshot;
 use crate::worker::SNAPSHOT_INTERVAL;
+use door::Door;
 use history::History;
 use http::Board;
-use status::{Sources, Status};
+use quota::Quota;
+use status::{QuotaStatus, Sources, Status};
 
 /// A line of counts goes to the log this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -42,6 +46,9 @@ pub(crate) async fn supervise(
     if let Some(listen) = config.admin.listen.0 {
         http::serve(listen, Arc::clone(&view.board)).await;
     }
+    let mut door = Door::default();
+    let mut quota = Quota::open(&config.quota, &relay);
+    quota.settle(&relay, &mut door);
     // Whoever waits for this line may signal from now on.
     info!("{}", relay.probe());
     systemd::ready();
@@ -50,19 +57,25 @@ pub(crate) async fn supervise(
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
-            _ = hangup.recv() => reload(&relay, &config, load()),
+            _ = hangup.recv() => if let Some(new) = reload(&relay, &config, load()) {
+                quota.configure(&new.quota).await;
+                quota.settle(&relay, &mut door);
+            },
+            () = quota.stir() => quota.settle(&relay, &mut door),
             _ = ticks.tick() => {
                 if !relay.is_alive() {
                     error!("a worker ended: this is a bug, the lines above say where");
                     return Ok(false);
                 }
-                view.update(&relay);
+                quota.tick(&relay, &mut door);
+                view.update(&relay, quota.status());
             }
         }
     };
     systemd::stopping();
     info!("{name}: saying goodbye to all peers");
     let last = relay.stop();
+    quota.finish().await;
     if let Some(snapshot) = &last {
         info!(
             granted = snapshot.node.sessions_granted,
@@ -77,13 +90,13 @@ pub(crate) async fn supervise(
     Ok(last.is_some())
 }
 
-/// A configuration that is wrong changes nothing.
-fn reload(relay: &Relay, started_with: &Config, new: Result<Config, ConfigError>) {
+/// A configuration that is wrong changes nothing; one that is right is returned.
+fn reload(relay: &Relay, started_with: &Config, new: Result<Config, ConfigError>) -> Option<Config> {
     let new = match new {
         Ok(new) => new,
         Err(error) => {
             error!("SIGHUP: {error}; the relay goes on as before");
-            return;
+            return None;
         }
     };
     let later = started_with.only_at_restart(&new);
@@ -92,6 +105,7 @@ fn reload(relay: &Relay, started_with: &Config, new: Result<Config, ConfigError>
     }
     relay.configure(&new);
     info!("SIGHUP: the configuration was read anew");
+    Some(new)
 }
 
 /// What the relay has counted, for all who look at it.
@@ -119,18 +133,18 @@ impl View {
         }
     }
 
-    fn update(&mut self, relay: &Relay) {
+    fn update(&mut self, relay: &Relay, quota: Option<QuotaStatus>) {
         let Some(now) = relay.take_snapshot() else {
             if self.heard_at.elapsed() > SILENCE_MAX {
                 let last = self.board.status();
-                self.board.show(Status { is_healthy: false, ..(*last).clone() });
+                self.board.show(Status { is_healthy: false, quota, ..(*last).clone() });
             }
             return;
         };
         self.heard_at = Instant::now();
         self.history.note(&now);
         let started_at = *self.started_at.get_or_insert(now.at);
-        let sources = Sources { relay, started_at, history: &self.history, last: &self.last, now: &now };
+        let sources = Sources { relay, started_at, history: &self.history, last: &self.last, now: &now, quota };
         let status = Status::new(&sources);
         metrics::publish(&now, &status);
         systemd::alive(&status);

@@ -77,7 +77,10 @@ pub fn run() -> ExitCode {
     }
     match load(&args) {
         Ok(_) if args.check_config => print("the configuration is right\n"),
-        Ok(config) => serve(config, || load(&args)),
+        Ok(config) => match with_places(config) {
+            Ok(config) => serve(config, || load(&args).and_then(with_places)),
+            Err(error) => complain(&error),
+        },
         Err(error) => complain(&error),
     }
 }
@@ -89,6 +92,12 @@ fn load(args: &Args) -> Result<Config, ConfigError> {
     config.workers = args.workers.unwrap_or(config.workers);
     config.open |= args.open;
     config.admin.listen = args.admin.unwrap_or(config.admin.listen);
+    Ok(config)
+}
+
+/// What only the daemon's surroundings can say: a file may be right elsewhere.
+fn with_places(mut config: Config) -> Result<Config, ConfigError> {
+    config.quota.find_file()?;
     Ok(config)
 }
 

@@ -8,6 +8,7 @@ pub mod config;
 mod control;
 mod daemon;
 mod inbox;
+mod meter;
 pub mod mmsg;
 pub mod plane;
 pub mod process;

@@ -42,6 +42,7 @@ use tracing::warn;
 
 pub use budget::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES, ZERO_COPY_FROM_BYTES};
 pub use counters::PlaneCounters;
+pub(crate) use counters::header_bytes;
 pub use error::{OpenError, kernel_release};
 pub use probe::Probe;
 pub use waker::Waker;

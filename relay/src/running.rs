@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::inbox::Inbox;
+use crate::meter::Meter;
 use crate::plane::{Io, OpenError, Plane, Waker};
 use crate::snapshot::Snapshot;
 use crate::uring::{SlotMemory, Steering};
@@ -50,6 +51,7 @@ pub struct Relay {
     workers: Vec<Running>,
     /// Of each worker, the counts that it gave and that were not taken yet.
     given: Mutex<Vec<Option<Snapshot>>>,
+    meter: Arc<Meter>,
 }
 
 /// A worker, seen from outside.
@@ -60,7 +62,8 @@ struct Running {
 }
 
 impl Relay {
-    /// Starts a relay on threads of its own.
+    /// Starts a relay on threads of its own. With a quota configured it sends nothing until the daemon's control thread, which
+    /// keeps account of it, has said how much is left.
     ///
     /// # Errors
     /// When the kernel refuses memory, socket, ring or thread; the message says what to do.
@@ -70,6 +73,7 @@ impl Relay {
         let slots = config.memory_bytes() / SLOT_BYTES;
         let parts = SlotMemory::map_parts(slots / count, count)
             .map_err(|source| StartError::Memory { bytes: slots * SLOT_BYTES, source })?;
+        let meter = Arc::new(Meter::new(config.quota.max.0.is_some()));
         let siblings = Siblings { count: count - 1, ..Siblings::default() };
         let mut started: Vec<Started> = Vec::with_capacity(count);
         for (number, memory) in parts.into_iter().enumerate() {
@@ -78,7 +82,7 @@ impl Relay {
             let zero_copy_from_bytes = config.zero_copy_from_bytes;
             let siblings = siblings.clone();
             let plan = Plan { number, count, listen, io, zero_copy_from_bytes, memory, siblings };
-            match Started::new(plan, config) {
+            match Started::new(plan, config, Arc::clone(&meter)) {
                 Ok(worker) => started.push(worker),
                 Err(error) => {
                     started.into_iter().for_each(Started::end);
@@ -93,7 +97,7 @@ impl Relay {
             _ => format!("{probe}; the same for each of {count} workers"),
         };
         let workers = started.into_iter().map(|worker| worker.run(&inboxes)).collect();
-        Ok(Relay { listen, probe, uses_io_uring, workers, given: Mutex::new(vec![None; count]) })
+        Ok(Relay { listen, probe, uses_io_uring, workers, given: Mutex::new(vec![None; count]), meter })
     }
 
     /// Where it listens, with the port that the kernel chose if it was asked to.
@@ -127,6 +131,11 @@ impl Relay {
         self.order(&Order::CloseToNewcomers(reason));
     }
 
+    /// The same for newcomers who want to take a channel; publishers are let in, for those who stay.
+    pub fn close_to_subscribers(&self, reason: Option<RefuseReason>) {
+        self.order(&Order::CloseToSubscribers(reason));
+    }
+
     /// Ends at most so many sessions of each worker, with a goodbye that names the configuration's `others`: subscribers
     /// first, then publishers.
     pub fn let_go(&self, sessions_max: usize) {
@@ -136,8 +145,18 @@ impl Relay {
     fn order(&self, order: &Order) {
         for worker in &self.workers {
             worker.shared.orders.force_push(order.clone());
-            worker.waker.wake();
         }
+        self.wake();
+    }
+
+    /// What the workers have of the transfer quota.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// Has every worker look at what it may do.
+    pub(crate) fn wake(&self) {
+        self.workers.iter().for_each(|worker| worker.waker.wake());
     }
 
     /// The latest counts of all workers together, if each has given some since the last call; they do once a second.
@@ -215,11 +234,11 @@ struct Started {
 }
 
 impl Started {
-    fn new(plan: Plan, config: &Config) -> Result<Started, StartError> {
+    fn new(plan: Plan, config: &Config, meter: Arc<Meter>) -> Result<Started, StartError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(StartError::Random)?;
         let node_config = config.node();
-        let (number, shared) = (plan.number, Shared::new());
+        let (number, shared) = (plan.number, Shared::new(meter));
         let for_worker = Arc::clone(&shared);
         let (opened, is_open) = mpsc::sync_channel(1);
         let (colleagues, for_colleagues) = mpsc::sync_channel(1);

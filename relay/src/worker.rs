@@ -11,6 +11,7 @@ use tracing::warn;
 
 use crate::budget::BATCH_MESSAGES;
 use crate::inbox::Inbox;
+use crate::meter::Meter;
 use crate::plane::Plane;
 use crate::snapshot::Snapshot;
 
@@ -34,14 +35,17 @@ pub(crate) struct Shared {
     pub(crate) orders: ArrayQueue<Order>,
     /// The latest snapshot; an older one that nobody took is pushed out.
     pub(crate) snapshots: ArrayQueue<Snapshot>,
+    /// What all workers together have of the transfer quota.
+    meter: Arc<Meter>,
 }
 
 impl Shared {
-    pub(crate) fn new() -> Arc<Shared> {
+    pub(crate) fn new(meter: Arc<Meter>) -> Arc<Shared> {
         Arc::new(Shared {
             stop: AtomicBool::new(false),
             snapshots: ArrayQueue::new(1),
             orders: ArrayQueue::new(ORDERS_MAX),
+            meter,
         })
     }
 }
@@ -53,6 +57,8 @@ pub(crate) enum Order {
     Configure(Box<NodeConfig>),
     /// To refuse newcomers for this reason, or to let them in again.
     CloseToNewcomers(Option<RefuseReason>),
+    /// The same for those who want to take a channel.
+    CloseToSubscribers(Option<RefuseReason>),
     /// To end at most so many sessions, with a goodbye.
     LetGo(usize),
 }
@@ -133,9 +139,11 @@ impl Worker {
     /// leaves as one train.
     fn turn(&mut self) -> Progress {
         let now = self.now();
+        let received_before = self.plane.counters().ip_bytes_received;
         self.plane.receive(|from, datagram| {
             self.node.handle_datagram(now, from, datagram);
         });
+        self.shared.meter.note_received(self.plane.counters().ip_bytes_received - received_before);
         while let Some(share) = self.colleagues.inbox().pop() {
             self.node.handle_share(now, &share);
         }
@@ -144,11 +152,7 @@ impl Worker {
         }
         self.node.handle_timeout(now);
         self.share(now);
-        self.outbox.clear();
-        let progress = self.node.poll_transmit(now, &mut self.outbox);
-        if !self.outbox.is_empty() {
-            self.plane.transmit(&self.outbox);
-        }
+        let progress = self.send(now);
         self.plane.refused().for_each(|address| self.node.note_refused(address));
         if self.snapshot_at <= now {
             let snapshot = self.snapshot(now);
@@ -158,10 +162,30 @@ impl Worker {
         progress
     }
 
+    /// Sends one batch, as far as the quota allows.
+    fn send(&mut self, now: Time) -> Progress {
+        let meter = &self.shared.meter;
+        let room = meter.room();
+        if room.messages == 0 {
+            // Whoever allows more wakes the worker.
+            return Progress::Idle;
+        }
+        self.outbox.clear_for(room.messages);
+        let progress = self.node.poll_transmit(now, &mut self.outbox);
+        let added = meter.admit(&mut self.outbox, room);
+        if !self.outbox.is_empty() {
+            let before = self.plane.counters().ip_bytes_sent;
+            self.plane.transmit(&self.outbox);
+            meter.settle(added, self.plane.counters().ip_bytes_sent - before);
+        }
+        progress
+    }
+
     fn obey(&mut self, order: Order) {
         match order {
             Order::Configure(config) => self.node.configure(*config),
             Order::CloseToNewcomers(reason) => self.node.close_to_newcomers(reason),
+            Order::CloseToSubscribers(reason) => self.node.close_to_subscribers(reason),
             Order::LetGo(sessions_max) => {
                 self.node.let_go(sessions_max);
             }

@@ -123,7 +123,8 @@ impl Node {
     }
 
     fn check_room(&self, from: SocketAddr, hello: &Hello) -> Result<(), RefuseReason> {
-        if let Some(reason) = self.closed_because {
+        let closed_to_subscribers = self.closed_to_subscribers.filter(|_| hello.role == Role::Subscribe);
+        if let Some(reason) = self.closed_because.or(closed_to_subscribers) {
             return Err(reason);
         }
         let held = self.addresses.get(&address_class(from));

@@ -187,6 +187,23 @@ fn whoever_is_turned_away_or_let_go_hears_of_the_other_nodes_that_may_be_dialled
 }
 
 #[test]
+fn a_node_closed_to_subscribers_lets_publishers_in() {
+    let mut net = Net::new(8, CLEAN);
+    let relay = net.add(relay_config());
+    net.node(relay).close_to_subscribers(Some(RefuseReason::EgressFull));
+    let (viewer, _) = net.viewer(relay, Sequence(0));
+    let (publisher, _) = net.publisher(relay);
+    net.run(Duration::from_millis(100));
+    let refused =
+        |event: &Event| matches!(event, Event::Refused { reason: RefuseReason::EgressFull, .. });
+    assert!(net.events(viewer).iter().any(refused) && !net.events(publisher).iter().any(refused));
+    assert_eq!(net.node(relay).sessions(), 1, "the publisher");
+    net.node(relay).close_to_subscribers(None);
+    net.run(Duration::from_secs(6));
+    assert_eq!(net.node(relay).sessions(), 2);
+}
+
+#[test]
 fn one_address_cannot_take_every_place() {
     let mut net = Net::new(8, CLEAN);
     let limits = Limits { sessions_per_address_max: 2, ..Limits::default() };

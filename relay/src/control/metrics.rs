@@ -7,7 +7,7 @@ use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 
-use super::status::{ChannelStatus, Status};
+use super::status::{ChannelStatus, QuotaStatus, Status};
 use crate::snapshot::Snapshot;
 
 /// Channels that have metrics of their own, those with the most subscribers; each costs six lines. All others are one.
@@ -56,6 +56,8 @@ pub(super) fn publish(snapshot: &Snapshot, status: &Status) {
         ("superpeer_received_datagrams_total", plane.datagrams_received),
         ("superpeer_sent_bytes_total", plane.bytes_sent),
         ("superpeer_sent_datagrams_total", plane.datagrams_sent),
+        ("superpeer_received_ip_bytes_total", plane.ip_bytes_received),
+        ("superpeer_sent_ip_bytes_total", plane.ip_bytes_sent),
         ("superpeer_copied_bytes_total", plane.copied_bytes),
         ("superpeer_zero_copy_bytes_total", plane.zero_copy_bytes),
         ("superpeer_send_errors_total", plane.send_errors + plane.gave_up),
@@ -73,6 +75,22 @@ pub(super) fn publish(snapshot: &Snapshot, status: &Status) {
         gauge!("superpeer_worker_sessions", "worker" => label).set(worker.sessions as f64);
     }
     publish_channels(&status.channels);
+    status.quota.iter().for_each(publish_quota);
+}
+
+fn publish_quota(quota: &QuotaStatus) {
+    let figures = [
+        ("superpeer_quota_max_bytes", quota.max_bytes as f64),
+        ("superpeer_quota_used_bytes", quota.used_bytes as f64),
+        ("superpeer_quota_left_bytes", quota.left_bytes as f64),
+        ("superpeer_quota_period_end_seconds", quota.period_end.as_second() as f64),
+        // 0 ok, 1 warned, 2 paced, 3 used up.
+        ("superpeer_quota_state", f64::from(quota.state as u8)),
+        ("superpeer_quota_written", f64::from(u8::from(quota.is_written))),
+    ];
+    for (name, figure) in figures {
+        gauge!(name).set(figure);
+    }
 }
 
 /// `channels` are in the order of their subscribers.

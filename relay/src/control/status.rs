@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use codec::ChannelKey;
+use jiff::Timestamp;
 use mesh::{ChannelSummary, Time};
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
 pub use super::history::Rates;
+use crate::config::Counts;
 use crate::process;
 use crate::running::Relay;
 use crate::snapshot::{Snapshot, WorkerSummary};
@@ -49,6 +51,43 @@ pub struct Status {
     pub channels: Vec<ChannelStatus>,
     /// Totals since the start.
     pub totals: Totals,
+    /// The transfer quota, if there is one.
+    pub quota: Option<QuotaStatus>,
+}
+
+/// The transfer quota.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuotaStatus {
+    /// What may be used in a period, bytes of IP.
+    pub max_bytes: u64,
+    /// What was used of it.
+    pub used_bytes: u64,
+    /// What is left.
+    pub left_bytes: u64,
+    /// What counts.
+    pub counts: Counts,
+    /// Since when.
+    pub period_start: Timestamp,
+    /// When the next period begins.
+    pub period_end: Timestamp,
+    /// What comes of it.
+    pub state: QuotaState,
+    /// Whether the file that keeps account could be written lately.
+    pub is_written: bool,
+}
+
+/// What comes of how much was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuotaState {
+    /// Nothing.
+    Ok,
+    /// 80 or 95 % are used.
+    Warned,
+    /// More is used than an even pace allows: new subscribers are turned away.
+    Paced,
+    /// Nobody is let in, and everybody was let go.
+    UsedUp,
 }
 
 /// One worker.
@@ -133,11 +172,12 @@ pub(super) struct Sources<'s> {
     pub(super) history: &'s History,
     pub(super) last: &'s Snapshot,
     pub(super) now: &'s Snapshot,
+    pub(super) quota: Option<QuotaStatus>,
 }
 
 impl Status {
     pub(super) fn new(sources: &Sources<'_>) -> Status {
-        let Sources { relay, started_at, history, last, now } = sources;
+        let Sources { relay, started_at, history, last, now, quota } = sources;
         // Before the first count there is none to compare with.
         let elapsed = if last.at == Time::default() { Duration::ZERO } else { now.at.since(last.at) };
         let known: HashMap<ChannelKey, &ChannelSummary> =
@@ -193,6 +233,7 @@ impl Status {
                 cq_overflow: now.plane.cq_overflow,
                 dropped: now.node.dropped.total(),
             },
+            quota: *quota,
         }
     }
 }

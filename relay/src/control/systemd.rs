@@ -3,7 +3,7 @@
 use sd_notify::NotifyState;
 use tracing::debug;
 
-use super::status::Status;
+use super::status::{QuotaState, Status};
 
 /// The relay takes peers.
 pub(super) fn ready() {
@@ -29,8 +29,11 @@ fn tell(state: &[NotifyState<'_>]) {
 
 fn status_line(status: &Status) -> String {
     let sent_gbps = status.rates.first().map_or(0.0, |rates| rates.sent_bps / 1e9);
+    let used_up = status.quota.filter(|quota| quota.state == QuotaState::UsedUp);
+    let quota =
+        used_up.map_or_else(String::new, |quota| format!(", quota used up until {}", quota.period_end));
     format!(
-        "{} channels, {} subscribers, {sent_gbps:.2} Gbit/s out",
+        "{} channels, {} subscribers, {sent_gbps:.2} Gbit/s out{quota}",
         status.channels.len(),
         status.subscribers
     )

@@ -1,5 +1,7 @@
 //! What a plane counts.
 
+use std::net::SocketAddr;
+
 use derive_more::AddAssign;
 
 /// Totals since the plane was opened. A *message* is what one send or receive carries: one datagram, or several of
@@ -12,6 +14,8 @@ pub struct PlaneCounters {
     pub datagrams_received: u64,
     /// Payload bytes handed over.
     pub bytes_received: u64,
+    /// Bytes of IP handed over: payload, and 28 (IPv4) or 48 (IPv6) of headers for each datagram.
+    pub ip_bytes_received: u64,
     /// Messages dropped because they, or what the kernel says about them, did not fit a receive buffer.
     pub truncated: u64,
     /// Times that receiving was started again after the kernel had ended it, whatever for; io_uring only.
@@ -30,6 +34,8 @@ pub struct PlaneCounters {
     pub datagrams_sent: u64,
     /// Payload bytes sent.
     pub bytes_sent: u64,
+    /// Bytes of IP sent: payload, and 28 (IPv4) or 48 (IPv6) of headers for each datagram of each train.
+    pub ip_bytes_sent: u64,
     /// Payload bytes of trains that the kernel copied: told to, or though it was asked not to.
     pub copied_bytes: u64,
     /// Payload bytes of trains that left without a copy, io_uring only. They are counted when the kernel has done with
@@ -48,4 +54,10 @@ pub struct PlaneCounters {
 
     /// Times that the completion queue was found overflowed; io_uring only. It is sized so that this stays 0; nothing is lost by it.
     pub cq_overflow: u64,
+}
+
+/// What each datagram of a peer costs beside its payload, bytes: the headers of IP and UDP without options (RFC 791, 8200,
+/// 768), as providers count. The link's framing is not in it.
+pub(crate) fn header_bytes(peer: SocketAddr) -> u64 {
+    if peer.ip().to_canonical().is_ipv4() { 28 } else { 48 }
 }

@@ -8,7 +8,7 @@ use io_uring::types::RecvMsgOut;
 use super::Plane;
 use super::address::{self, NAME_BYTES};
 use super::buffers::Held;
-use crate::plane::PlaneCounters;
+use crate::plane::{PlaneCounters, header_bytes};
 use crate::plane::budget::{MESSAGES_PER_PASS, RECEIVE_BUFFER_BYTES};
 
 /// Room for the one control message that was asked for: `UDP_GRO`, an `int`.
@@ -120,6 +120,7 @@ pub(crate) fn split(
     counters.messages_received += 1;
     counters.datagrams_received += datagrams as u64;
     counters.bytes_received += payload.len() as u64;
+    counters.ip_bytes_received += payload.len() as u64 + datagrams as u64 * header_bytes(source);
     datagrams
 }
 

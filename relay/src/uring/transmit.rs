@@ -18,7 +18,7 @@ use super::memory::SlotRegion;
 use super::socket::Socket;
 use crate::plane::budget::{PATIENCE_MS, REFUSED_MAX, SEND_WINDOW};
 use crate::plane::segmentation::Segmentation;
-use crate::plane::{OpenError, PlaneCounters};
+use crate::plane::{OpenError, PlaneCounters, header_bytes};
 
 /// What both planes consist of, beside their ways in.
 pub(crate) struct Common {
@@ -227,8 +227,7 @@ impl Common {
                 },
             }
         };
-        self.counters.datagrams_sent += sent.div_ceil(DATAGRAM_BYTES) as u64;
-        self.counters.bytes_sent += sent as u64;
+        self.note_left(transmit.to, sent.div_ceil(DATAGRAM_BYTES) as u64, sent as u64);
         self.note_copied(transmit, sent);
         match outcome {
             Singly::Sent if matches!(transmit.payload, Payload::Control(_)) => {
@@ -281,19 +280,23 @@ impl Common {
     }
 
     fn note_sent(&mut self, transmit: &Transmit, bytes: u32) {
-        let counters = &mut self.counters;
         let datagrams = match transmit.payload {
             Payload::Train { count, .. } => {
-                counters.trains_sent += 1;
+                self.counters.trains_sent += 1;
                 u64::from(count)
             }
             Payload::Control(_) => {
-                counters.control_sent += 1;
+                self.counters.control_sent += 1;
                 1
             }
         };
-        counters.datagrams_sent += datagrams;
-        counters.bytes_sent += u64::from(bytes);
+        self.note_left(transmit.to, datagrams, u64::from(bytes));
+    }
+
+    fn note_left(&mut self, to: SocketAddr, datagrams: u64, bytes: u64) {
+        self.counters.datagrams_sent += datagrams;
+        self.counters.bytes_sent += bytes;
+        self.counters.ip_bytes_sent += bytes + datagrams * header_bytes(to);
     }
 
     fn note_copied(&mut self, transmit: &Transmit, bytes: usize) {
