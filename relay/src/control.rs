@@ -144,7 +144,8 @@ impl View {
         self.heard_at = Instant::now();
         self.history.note(&now);
         let started_at = *self.started_at.get_or_insert(now.at);
-        let sources = Sources { relay, started_at, history: &self.history, last: &self.last, now: &now, quota };
+        let sources =
+            Sources { relay, started_at, history: &self.history, last: &self.last, now: &now, quota };
         let status = Status::new(&sources);
         metrics::publish(&now, &status);
         systemd::alive(&status);

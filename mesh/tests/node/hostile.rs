@@ -194,8 +194,7 @@ fn a_node_closed_to_subscribers_lets_publishers_in() {
     let (viewer, _) = net.viewer(relay, Sequence(0));
     let (publisher, _) = net.publisher(relay);
     net.run(Duration::from_millis(100));
-    let refused =
-        |event: &Event| matches!(event, Event::Refused { reason: RefuseReason::EgressFull, .. });
+    let refused = |event: &Event| matches!(event, Event::Refused { reason: RefuseReason::EgressFull, .. });
     assert!(net.events(viewer).iter().any(refused) && !net.events(publisher).iter().any(refused));
     assert_eq!(net.node(relay).sessions(), 1, "the publisher");
     net.node(relay).close_to_subscribers(None);

@@ -268,7 +268,7 @@ fn read(store: &Store, rules: &Rules) -> Book {
         Read::Book(book) => return book,
         Read::Nothing => {}
         Read::Unknown(why) => {
-            book.current.used_bytes = rules.max;
+            book.current.used_bytes = rules.max - rules.farewell();
             say_unknown(&store.path, &why, store.put_aside());
         }
     }
@@ -276,10 +276,13 @@ fn read(store: &Store, rules: &Rules) -> Book {
 }
 
 fn say_unknown(path: &Path, why: &str, aside: io::Result<std::path::PathBuf>) {
-    let (path, aside) = (path.display(), match aside {
-        Ok(aside) => format!("it is now {}", aside.display()),
-        Err(error) => format!("it cannot be put aside: {error}"),
-    });
+    let (path, aside) = (
+        path.display(),
+        match aside {
+            Ok(aside) => format!("it is now {}", aside.display()),
+            Err(error) => format!("it cannot be put aside: {error}"),
+        },
+    );
     error!(
         "quota: {path} is no account of a quota: {why}; {aside}. What was used is not known, so the quota counts as used up: \
          if you know, stop the relay and set used_bytes in {path}; with that file removed, it begins at 0"

@@ -8,8 +8,8 @@ use io_uring::types::RecvMsgOut;
 use super::Plane;
 use super::address::{self, NAME_BYTES};
 use super::buffers::Held;
-use crate::plane::{PlaneCounters, header_bytes};
 use crate::plane::budget::{MESSAGES_PER_PASS, RECEIVE_BUFFER_BYTES};
+use crate::plane::{PlaneCounters, header_bytes};
 
 /// Room for the one control message that was asked for: `UDP_GRO`, an `int`.
 // SAFETY: promise 6: `CMSG_SPACE` only computes.

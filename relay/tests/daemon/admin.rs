@@ -12,16 +12,18 @@ use crate::wait::until;
 /// A daemon with an admin listener, and where that is.
 fn start() -> (Daemon, SocketAddr) {
     let (daemon, log) = Daemon::start_with_log("127.0.0.1:0", &["--open", "--admin", "127.0.0.1:0"]);
-    let line = log
-        .iter()
-        .find_map(|line| line.split_once("status and metrics on http://"))
-        .expect("a line that names it");
-    let admin = line.1.parse().unwrap();
-    (daemon, admin)
+    (daemon, address_in(&log))
+}
+
+/// Where the admin listener is.
+pub(crate) fn address_in(log: &[String]) -> SocketAddr {
+    let mut lines = log.iter();
+    let line = lines.find_map(|line| line.split_once("status and metrics on http://"));
+    line.expect("a line that names it").1.parse().unwrap()
 }
 
 /// Asks for a path; status and body.
-fn get(admin: SocketAddr, path: &str, host: &str) -> (u16, String) {
+pub(crate) fn get(admin: SocketAddr, path: &str, host: &str) -> (u16, String) {
     let mut connection = TcpStream::connect(admin).unwrap();
     write!(connection, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -30,7 +32,7 @@ fn get(admin: SocketAddr, path: &str, host: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-fn status(admin: SocketAddr) -> Status {
+pub(crate) fn status(admin: SocketAddr) -> Status {
     let (code, body) = get(admin, "/status", "localhost");
     assert_eq!(code, 200, "{body}");
     serde_json::from_str(&body).unwrap()

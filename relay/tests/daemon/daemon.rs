@@ -11,7 +11,7 @@ use crate::wait::{DEADLINE, until};
 /// The daemon with these arguments, not yet started.
 pub(crate) fn superpeerd(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_superpeerd"));
-    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    command.args(arguments).env_remove("RUST_LOG").env_remove("STATE_DIRECTORY").stdin(Stdio::null());
     command
 }
 

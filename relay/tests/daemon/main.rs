@@ -7,6 +7,7 @@ mod hostile;
 mod in_process;
 mod locked_memory;
 mod peer;
+mod quota;
 mod reload;
 mod sessions;
 mod systemd;

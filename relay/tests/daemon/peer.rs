@@ -28,6 +28,8 @@ pub(crate) struct Peer {
     /// What the channel brought.
     pub(crate) output: Vec<u8>,
     pub(crate) ended: bool,
+    /// What came in, with the headers of IPv4 and UDP.
+    pub(crate) ip_bytes: u64,
 }
 
 impl Peer {
@@ -64,7 +66,8 @@ impl Peer {
         let channel = add(&mut node, now);
         node.dial(now, channel, relay);
         let outbox = Outbox::new(64);
-        Peer { socket, node, clock, outbox, channel, events: Vec::new(), output: Vec::new(), ended: false }
+        let (events, output) = (Vec::new(), Vec::new());
+        Peer { socket, node, clock, outbox, channel, events, output, ended: false, ip_bytes: 0 }
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -109,6 +112,7 @@ impl Peer {
             match self.socket.recv_from(&mut buffer) {
                 Ok((length, from)) => {
                     let now = self.now();
+                    self.ip_bytes += length as u64 + 28;
                     self.node.handle_datagram(now, from, &buffer[..length]);
                 }
                 // Nobody listens there: the node finds out by silence.

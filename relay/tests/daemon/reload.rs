@@ -13,7 +13,7 @@ fn write(path: &Path, channels: &[u8], more: &str) {
 }
 
 /// The next line that has this in it.
-fn line_with(daemon: &Daemon, text: &str) -> String {
+pub(crate) fn line_with(daemon: &Daemon, text: &str) -> String {
     std::iter::repeat_with(|| daemon.next_line())
         .find(|line| line.contains(text))
         .expect("an endless iterator")

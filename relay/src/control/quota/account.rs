@@ -13,7 +13,8 @@ const WARN_AT_PERCENT: [u8; 2] = [80, 95];
 /// Of the quota, this part is kept for goodbyes and refusals.
 const FAREWELL_PARTS: u64 = 200;
 
-/// What is set aside on disk before it is used: what two seconds take, within these parts of the quota.
+/// What is set aside on disk before it is used: what two seconds take, within these parts of the quota; but never less than
+/// two messages, for with less than one the workers wait.
 const SHARE_SECONDS: u64 = 2;
 const SHARE_PARTS_LEAST: u64 = 512;
 const SHARE_PARTS_MOST: u64 = 128;
@@ -31,6 +32,13 @@ pub(super) struct Rules {
     pub(super) max: u64,
     pub(super) layout: Layout,
     pub(super) pacing: bool,
+}
+
+impl Rules {
+    /// What is kept for goodbyes and refusals, bytes.
+    pub(super) fn farewell(&self) -> u64 {
+        self.max / FAREWELL_PARTS
+    }
 }
 
 /// The account of one quota.
@@ -111,7 +119,7 @@ impl Account {
     }
 
     fn caps(&self) -> Caps {
-        let farewell = self.rules.max / FAREWELL_PARTS;
+        let farewell = self.rules.farewell();
         let unwritten = self.written.saturating_add(self.rules.max / UNWRITTEN_PARTS);
         let all = if self.is_failing { self.rules.max.min(unwritten) } else { self.rules.max };
         Caps { trains: all.saturating_sub(farewell), all }
@@ -157,9 +165,11 @@ impl Account {
     fn share(&self) -> u64 {
         let max = self.rules.max;
         if self.is_used_up {
-            return max / FAREWELL_PARTS / 4;
+            return self.rules.farewell() / 4;
         }
-        self.rate.saturating_mul(SHARE_SECONDS).clamp(max / SHARE_PARTS_LEAST, max / SHARE_PARTS_MOST)
+        let lately = self.rate.saturating_mul(SHARE_SECONDS);
+        let share = lately.clamp(max / SHARE_PARTS_LEAST, max / SHARE_PARTS_MOST);
+        share.max(2 * MESSAGE_IP_BYTES_MAX)
     }
 
     /// What is to be written now, if anything.

@@ -114,8 +114,7 @@ mod tests {
         assert_eq!(used(MONTH, &steps), 54);
         let next = [&steps[..], &[("2026-12-01T00:00:00Z", 2)]].concat();
         assert_eq!(used(MONTH, &next), 2, "the next month is new all the same");
-        let late =
-            [("2026-11-10T00:00:00Z", 50), ("2040-01-01T00:00:00Z", 3), ("2027-02-10T00:00:00Z", 1)];
+        let late = [("2026-11-10T00:00:00Z", 50), ("2040-01-01T00:00:00Z", 3), ("2027-02-10T00:00:00Z", 1)];
         assert_eq!(used(MONTH, &late), 4, "what was used in 2040 counts");
     }
 

@@ -201,7 +201,7 @@ proptest! {
         last.advance(now(), 0);
         sent += use_all(&mut last, 1);
         prop_assert!(sent <= max, "{sent} of {max}");
-        let lost = kills * (max / SHARE_PARTS_MOST + 1) + max / FAREWELL_PARTS + MESSAGE_IP_BYTES_MAX;
+        let lost = kills * (max / SHARE_PARTS_MOST).max(2 * MESSAGE_IP_BYTES_MAX) + max / FAREWELL_PARTS + MESSAGE_IP_BYTES_MAX;
         prop_assert!(sent + lost >= max, "{sent} of {max}");
     }
 }

@@ -1,0 +1,273 @@
+//! The transfer quota of the daemon: where it ends, what survives, who is told.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use codec::wire::control::{ByeReason, RefuseReason};
+use mesh::Event;
+use relay::status::{QuotaState, QuotaStatus};
+
+use crate::admin::{address_in, get, status};
+use crate::daemon::Daemon;
+use crate::peer::{Peer, all_until, secret, stream_through};
+use crate::reload::line_with;
+use crate::wait::until;
+
+const OTHER: &str = "10.9.9.9:7450";
+
+/// A folder with a configuration and, later, an account.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(max: &str) -> Place {
+        let place = Place { folder: tempfile::tempdir().unwrap() };
+        place.configure(max, &place.account());
+        place
+    }
+
+    fn configure(&self, max: &str, account: &Path) {
+        let text = format!(
+            "open = true\nothers = [\"{OTHER}\"]\n[quota]\nmax = \"{max}\"\nfile = \"{}\"\n",
+            account.display()
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("superpeer.toml")
+    }
+
+    fn account(&self) -> PathBuf {
+        self.folder.path().join("quota.toml")
+    }
+
+    /// What the account says.
+    fn written(&self) -> u64 {
+        let text = std::fs::read_to_string(self.account()).unwrap();
+        let file: toml::Table = text.parse().unwrap();
+        file["book"]["current"]["used_bytes"].as_integer().unwrap() as u64
+    }
+
+    fn start(&self, more: &[&str]) -> (Daemon, SocketAddr, Vec<String>) {
+        let config = self.config();
+        let arguments = ["--config", config.to_str().unwrap(), "--admin", "127.0.0.1:0"];
+        let (daemon, log) = Daemon::start_with_log("127.0.0.1:0", &[&arguments[..], more].concat());
+        let admin = address_in(&log);
+        (daemon, admin, log)
+    }
+}
+
+/// The publisher of a channel and those who watch it, at addresses that all workers serve.
+struct Crowd {
+    publisher: Peer,
+    viewers: Vec<Peer>,
+    pushed: u32,
+}
+
+impl Crowd {
+    fn new(relay: SocketAddr, viewers: u8) -> Crowd {
+        let at = |number: u8| IpAddr::from(Ipv4Addr::new(127, 0, 0, 2 + number));
+        let viewer = |number| Peer::viewer_from(at(number), relay, secret(1).key());
+        let publisher = Peer::publisher(relay, secret(1));
+        let mut crowd = Crowd { publisher, viewers: (0..viewers).map(viewer).collect(), pushed: 0 };
+        let mut all: Vec<&mut Peer> = crowd.viewers.iter_mut().chain([&mut crowd.publisher]).collect();
+        all_until(&mut all, "all are connected", |peers| peers.iter().all(|peer| peer.is_connected()));
+        crowd
+    }
+
+    fn peers(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.viewers.iter_mut().chain([&mut self.publisher])
+    }
+
+    fn ip_bytes(&mut self) -> u64 {
+        self.peers().map(|peer| peer.ip_bytes).sum()
+    }
+
+    fn turn(&mut self) {
+        self.publisher.turn();
+        for viewer in &mut self.viewers {
+            viewer.turn();
+            viewer.output.clear();
+        }
+    }
+
+    /// Streams until `done`: a chunk at a time, for the sockets' buffers are short.
+    fn stream_until(&mut self, what: &str, mut done: impl FnMut(&mut Crowd) -> bool) {
+        until(what, || {
+            let chunk: Vec<u8> = (self.pushed..).flat_map(u32::to_le_bytes).take(36_000).collect();
+            self.pushed += 1;
+            self.publisher.push(&chunk);
+            self.turn();
+            done(self).then_some(())
+        });
+    }
+
+    /// Takes in what waits in the sockets of a relay that sends no more.
+    fn drain(&mut self) {
+        loop {
+            let before = self.ip_bytes();
+            self.turn();
+            if self.ip_bytes() == before {
+                return;
+            }
+        }
+    }
+
+    fn was_let_go(&mut self) -> bool {
+        self.peers().all(|peer| peer.was_told_bye(ByeReason::Closing))
+    }
+}
+
+fn quota(admin: SocketAddr) -> QuotaStatus {
+    until("a status with a quota", || status(admin).quota)
+}
+
+fn until_used_up(admin: SocketAddr) -> QuotaStatus {
+    until("used up", || Some(quota(admin)).filter(|quota| quota.state == QuotaState::UsedUp))
+}
+
+/// A newcomer is refused for the quota and hears of the other node.
+fn is_refused(relay: SocketAddr) -> Peer {
+    let mut viewer = Peer::viewer(relay, secret(1).key());
+    viewer.until("refused", |viewer| viewer.was_refused(RefuseReason::QuotaUsed));
+    let other: SocketAddr = OTHER.parse().unwrap();
+    let names_it = |event: &Event| matches!(event, Event::Refused { nodes, .. } if nodes[..] == [other]);
+    assert!(viewer.events.iter().any(names_it), "{:?}", viewer.events);
+    viewer
+}
+
+#[test]
+fn a_hundred_megabytes_end_between_98_and_102_over_a_kill_and_more_opens_again() {
+    let place = Place::new("100 MB");
+    let (daemon, admin, _) = place.start(&[]);
+    let mut crowd = Crowd::new(daemon.address(), 8);
+    crowd.stream_until("half is used", |crowd| crowd.ip_bytes() > 50_000_000);
+    assert_eq!(quota(admin).state, QuotaState::Ok);
+    daemon.kill();
+    crowd.drain();
+    let first = crowd.ip_bytes();
+    let written = place.written();
+    assert!((first..first + 1_000_000).contains(&written), "{written} written ahead of {first}");
+
+    let (daemon, admin, log) = place.start(&[]);
+    assert!(log.iter().any(|line| line.contains("of 100.0 MB used")), "{log:?}");
+    assert!(quota(admin).used_bytes >= first);
+    let mut crowd = Crowd::new(daemon.address(), 8);
+    crowd.stream_until("all are let go", Crowd::was_let_go);
+    for line in ["80 % are reached", "95 % are reached", "used up; everybody is let go"] {
+        line_with(&daemon, line);
+    }
+    let reported = until_used_up(admin);
+    crowd.drain();
+    let sent = first + crowd.ip_bytes();
+    println!("{sent} bytes came, {} before the kill; the daemon says {}", first, reported.used_bytes);
+    assert!((98_000_000..=102_000_000).contains(&sent), "{sent}");
+    assert!(reported.used_bytes <= 100_000_000 && reported.left_bytes <= 1_000_000);
+    until("a status without sessions", || (status(admin).sessions == 0).then_some(()));
+    let metrics = get(admin, "/metrics", "localhost").1;
+    assert!(
+        metrics.contains("superpeer_quota_state 3")
+            && metrics.contains("superpeer_quota_max_bytes 100000000")
+    );
+
+    drop(is_refused(daemon.address()));
+    daemon.kill();
+    let (daemon, _, _) = place.start(&[]);
+    let mut viewer = is_refused(daemon.address());
+    place.configure("200 MB", &place.account());
+    daemon.signal("HUP");
+    viewer.until("a larger quota lets in", Peer::is_connected);
+    stream_through(daemon.address(), daemon.address(), secret(2));
+}
+
+#[test]
+fn a_clean_end_leaves_exactly_what_was_sent() {
+    for io in ["auto", "mmsg"] {
+        let place = Place::new("100 MB");
+        let (mut daemon, _, _) = place.start(&["--io", io]);
+        let mut crowd = Crowd::new(daemon.address(), 3);
+        crowd.stream_until("some is used", |crowd| crowd.ip_bytes() > 3_000_000);
+        crowd.drain();
+        daemon.signal("TERM");
+        assert_eq!(daemon.wait().code(), Some(0));
+        crowd.drain();
+        assert_eq!(place.written(), crowd.ip_bytes(), "{io}");
+    }
+}
+
+#[test]
+fn where_account_cannot_be_kept_a_twentieth_is_sent_and_the_rest_when_it_can() {
+    for io in ["auto", "mmsg"] {
+        let place = Place::new("20 MB");
+        let no_folder = place.folder.path().join("state");
+        std::fs::write(&no_folder, "a file").unwrap();
+        place.configure("20 MB", &no_folder.join("quota.toml"));
+        let (daemon, admin, _) = place.start(&["--io", io]);
+        line_with(&daemon, "cannot be written");
+        let mut crowd = Crowd::new(daemon.address(), 3);
+        crowd.stream_until("all are let go", Crowd::was_let_go);
+        let quota = until_used_up(admin);
+        crowd.drain();
+        assert!(!quota.is_written && quota.used_bytes <= 1_000_000, "{quota:?}");
+        assert!((838_000..=1_000_000).contains(&crowd.ip_bytes()), "{}", crowd.ip_bytes());
+
+        std::fs::remove_file(&no_folder).unwrap();
+        std::fs::create_dir(&no_folder).unwrap();
+        line_with(&daemon, "let in again");
+        stream_through(daemon.address(), daemon.address(), secret(2));
+    }
+}
+
+#[test]
+fn an_account_that_cannot_be_read_is_put_aside_and_counts_as_used_up() {
+    let place = Place::new("100 MB");
+    std::fs::write(place.account(), "no account").unwrap();
+    let (daemon, _, log) = place.start(&[]);
+    assert!(log.iter().any(|line| line.contains("ERROR") && line.contains("is no account")), "{log:?}");
+    is_refused(daemon.address());
+    let aside = place.folder.path().join("quota.toml.unreadable");
+    assert_eq!(std::fs::read_to_string(aside).unwrap(), "no account");
+    daemon.kill();
+    let (daemon, admin, _) = place.start(&[]);
+    until_used_up(admin);
+    is_refused(daemon.address());
+}
+
+#[test]
+fn a_quota_comes_and_goes_with_the_configuration() {
+    let place = Place::new("none");
+    let (daemon, admin, _) = place.start(&[]);
+    stream_through(daemon.address(), daemon.address(), secret(1));
+    assert_eq!(status(admin).quota, None);
+    place.configure("20 MB", &place.account());
+    daemon.signal("HUP");
+    let begun = quota(admin);
+    assert!(begun.used_bytes < 100_000, "what was sent before does not count: {begun:?}");
+    let mut crowd = Crowd::new(daemon.address(), 3);
+    crowd.stream_until("all are let go", Crowd::was_let_go);
+    assert_eq!(until_used_up(admin).max_bytes, 20_000_000);
+    place.configure("none", &place.account());
+    daemon.signal("HUP");
+    until("no quota", || status(admin).quota.is_none().then_some(()));
+    stream_through(daemon.address(), daemon.address(), secret(2));
+}
+
+#[test]
+fn without_a_place_for_the_account_the_daemon_says_what_to_do() {
+    let place = Place::new("100 MB");
+    std::fs::write(place.config(), "open = true\n[quota]\nmax = \"2 TB\"\n").unwrap();
+    let config = place.config();
+    let config = ["--config", config.to_str().unwrap()];
+    let (code, _, complaint) = crate::daemon::run(&[&config[..], &["--admin", "off"]].concat());
+    assert!(
+        code == 1 && complaint.contains("quota.file") && complaint.contains("StateDirectory"),
+        "{complaint}"
+    );
+    assert_eq!(
+        crate::daemon::run(&[&config[..], &["--check-config"]].concat()).0,
+        0,
+        "it may be right elsewhere"
+    );
+}
