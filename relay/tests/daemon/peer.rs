@@ -30,6 +30,8 @@ pub(crate) struct Peer {
     pub(crate) ended: bool,
     /// What came in, with the headers of IPv4 and UDP.
     pub(crate) ip_bytes: u64,
+    /// What was sent, likewise.
+    pub(crate) ip_bytes_sent: u64,
 }
 
 impl Peer {
@@ -67,7 +69,18 @@ impl Peer {
         node.dial(now, channel, relay);
         let outbox = Outbox::new(64);
         let (events, output) = (Vec::new(), Vec::new());
-        Peer { socket, node, clock, outbox, channel, events, output, ended: false, ip_bytes: 0 }
+        Peer {
+            socket,
+            node,
+            clock,
+            outbox,
+            channel,
+            events,
+            output,
+            ended: false,
+            ip_bytes: 0,
+            ip_bytes_sent: 0,
+        }
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -139,7 +152,9 @@ impl Peer {
             for transmit in self.outbox.transmits() {
                 for datagram in self.node.bytes_of(transmit, &self.outbox).chunks(DATAGRAM_BYTES) {
                     // What the system refuses is lost, like anything on the way.
-                    let _ = self.socket.send_to(datagram, transmit.to);
+                    if self.socket.send_to(datagram, transmit.to).is_ok() {
+                        self.ip_bytes_sent += datagram.len() as u64 + 28;
+                    }
                 }
             }
             if progress == Progress::Idle {

@@ -183,17 +183,26 @@ fn a_hundred_megabytes_end_between_98_and_102_over_a_kill_and_more_opens_again()
 }
 
 #[test]
-fn a_clean_end_leaves_exactly_what_was_sent() {
-    for io in ["auto", "mmsg"] {
+fn a_clean_end_leaves_exactly_what_was_sent_and_received_as_it_is_to_be_counted() {
+    for (io, counts) in [("auto", "tx"), ("mmsg", "tx"), ("auto", "rx"), ("mmsg", "both")] {
         let place = Place::new("100 MB");
+        let text = std::fs::read_to_string(place.config()).unwrap();
+        std::fs::write(place.config(), format!("{text}counts = \"{counts}\"\n")).unwrap();
         let (mut daemon, _, _) = place.start(&["--io", io]);
         let mut crowd = Crowd::new(daemon.address(), 3);
         crowd.stream_until("some is used", |crowd| crowd.ip_bytes() > 3_000_000);
         crowd.drain();
+        let received: u64 = crowd.peers().map(|peer| peer.ip_bytes_sent).sum();
         daemon.signal("TERM");
         assert_eq!(daemon.wait().code(), Some(0));
         crowd.drain();
-        assert_eq!(place.written(), crowd.ip_bytes(), "{io}");
+        let sent = crowd.ip_bytes();
+        let expected = match counts {
+            "tx" => sent,
+            "rx" => received,
+            _ => sent + received,
+        };
+        assert_eq!(place.written(), expected, "{io}, {counts}");
     }
 }
 
