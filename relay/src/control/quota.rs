@@ -83,6 +83,10 @@ impl Quota {
             kept.write_what_is_due();
         }
         self.settle(relay, door);
+        if self.kept.as_ref().is_some_and(|kept| kept.account.is_used_up()) {
+            // More of them than find room in a worker's queue have to be told in turns.
+            relay.let_go(usize::MAX);
+        }
     }
 
     /// Goes on with what the meter shows: says how far the workers may go, and who is let in.
@@ -101,10 +105,9 @@ impl Quota {
         let is_used_up = kept.account.is_used_up();
         if door.set(relay, Cause::QuotaUsed, is_used_up) {
             kept.say_whether_used_up();
-        }
-        if is_used_up {
-            // More of them than find room in a worker's queue have to be told in turns.
-            relay.let_go(usize::MAX);
+            if is_used_up {
+                relay.let_go(usize::MAX);
+            }
         }
         if door.set(relay, Cause::Pacing, kept.account.is_paced()) {
             let verb = if kept.account.is_paced() { "are turned away" } else { "are let in again" };
@@ -258,7 +261,8 @@ impl Kept {
 
 fn rules(config: &QuotaConfig) -> Option<Rules> {
     let layout = Layout { period: config.period, start_day: config.start_day };
-    config.max.0.map(|max| Rules { max, layout, pacing: config.pacing })
+    let counts_sent = config.counts != Counts::Rx;
+    config.max.0.map(|max| Rules { max, layout, pacing: config.pacing, counts_sent })
 }
 
 /// What was used so far. Of what cannot be read, nobody knows whether it was all: then it counts as used up.

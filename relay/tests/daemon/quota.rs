@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use codec::wire::control::{ByeReason, RefuseReason};
+use jiff::ToSpan;
 use mesh::Event;
 use relay::status::{QuotaState, QuotaStatus};
 
@@ -11,7 +13,7 @@ use crate::admin::{address_in, get, status};
 use crate::daemon::Daemon;
 use crate::peer::{Peer, all_until, secret, stream_through};
 use crate::reload::line_with;
-use crate::wait::until;
+use crate::wait::{DEADLINE, until};
 
 const OTHER: &str = "10.9.9.9:7450";
 
@@ -28,8 +30,13 @@ impl Place {
     }
 
     fn configure(&self, max: &str, account: &Path) {
+        self.configure_with(max, account, "");
+    }
+
+    /// With more keys of the quota's.
+    fn configure_with(&self, max: &str, account: &Path, more: &str) {
         let text = format!(
-            "open = true\nothers = [\"{OTHER}\"]\n[quota]\nmax = \"{max}\"\nfile = \"{}\"\n",
+            "open = true\nothers = [\"{OTHER}\"]\n[quota]\nmax = \"{max}\"\nfile = \"{}\"\n{more}\n",
             account.display()
         );
         std::fs::write(self.config(), text).unwrap();
@@ -93,15 +100,22 @@ impl Crowd {
         }
     }
 
-    /// Streams until `done`: a chunk at a time, for the sockets' buffers are short.
+    /// Streams until `done`, as long as something comes: a chunk at a time, for the sockets' buffers are short.
     fn stream_until(&mut self, what: &str, mut done: impl FnMut(&mut Crowd) -> bool) {
-        until(what, || {
+        let mut came = (0, Instant::now());
+        loop {
             let chunk: Vec<u8> = (self.pushed..).flat_map(u32::to_le_bytes).take(36_000).collect();
             self.pushed += 1;
             self.publisher.push(&chunk);
             self.turn();
-            done(self).then_some(())
-        });
+            if done(self) {
+                return;
+            }
+            if self.ip_bytes() > came.0 {
+                came = (self.ip_bytes(), Instant::now());
+            }
+            assert!(came.1.elapsed() < DEADLINE, "nothing has come for {DEADLINE:?}: {what}");
+        }
     }
 
     /// Takes in what waits in the sockets of a relay that sends no more.
@@ -186,8 +200,7 @@ fn a_hundred_megabytes_end_between_98_and_102_over_a_kill_and_more_opens_again()
 fn a_clean_end_leaves_exactly_what_was_sent_and_received_as_it_is_to_be_counted() {
     for (io, counts) in [("auto", "tx"), ("mmsg", "tx"), ("auto", "rx"), ("mmsg", "both")] {
         let place = Place::new("100 MB");
-        let text = std::fs::read_to_string(place.config()).unwrap();
-        std::fs::write(place.config(), format!("{text}counts = \"{counts}\"\n")).unwrap();
+        place.configure_with("100 MB", &place.account(), &format!("counts = \"{counts}\""));
         let (mut daemon, _, _) = place.start(&["--io", io]);
         let mut crowd = Crowd::new(daemon.address(), 3);
         crowd.stream_until("some is used", |crowd| crowd.ip_bytes() > 3_000_000);
@@ -261,6 +274,47 @@ fn a_quota_comes_and_goes_with_the_configuration() {
     daemon.signal("HUP");
     until("no quota", || status(admin).quota.is_none().then_some(()));
     stream_through(daemon.address(), daemon.address(), secret(2));
+}
+
+#[test]
+fn what_is_received_ends_with_goodbyes_too() {
+    let place = Place::new("20 MB");
+    place.configure_with("20 MB", &place.account(), "counts = \"rx\"");
+    let (daemon, admin, _) = place.start(&[]);
+    let mut crowd = Crowd::new(daemon.address(), 1);
+    crowd.stream_until("all are let go", Crowd::was_let_go);
+    until_used_up(admin);
+    let received: u64 = crowd.peers().map(|peer| peer.ip_bytes_sent).sum();
+    assert!((19_600_000..=20_400_000).contains(&received), "{received}");
+}
+
+#[test]
+fn pacing_keeps_subscribers_out_while_use_is_ahead_and_lets_publishers_in() {
+    let place = Place::new("100 MB");
+    // A period that began today, or, late in the month, some days ago; the account is of another one, for two hours.
+    let now = jiff::Timestamp::now();
+    let today = now.to_zoned(jiff::tz::TimeZone::UTC).day().min(28);
+    let (hour_ago, in_an_hour) = (now - 1.hour(), now + 1.hour());
+    let account = format!(
+        "superpeerd_quota = 1\n[book]\nwarned_percent = 0\n[book.current]\nused_bytes = 60000000\n\
+         [book.current.period]\nstart = \"{hour_ago}\"\nend = \"{in_an_hour}\"\n"
+    );
+    std::fs::write(place.account(), account).unwrap();
+    let paced = format!("start_day = {today}\npacing = true");
+    place.configure_with("100 MB", &place.account(), &paced);
+    let (daemon, admin, log) = place.start(&[]);
+    assert!(log.iter().any(|line| line.contains("60.0 MB of 100.0 MB used")), "{log:?}");
+    let mut publisher = Peer::publisher(daemon.address(), secret(1));
+    let mut viewer = Peer::viewer(daemon.address(), secret(1).key());
+    all_until(&mut [&mut publisher, &mut viewer], "one is in, one is not", |peers| {
+        peers[0].is_connected() && peers[1].was_refused(RefuseReason::EgressFull)
+    });
+    assert_eq!(quota(admin).state, QuotaState::Paced);
+    place.configure_with("100 MB", &place.account(), &format!("start_day = {today}"));
+    daemon.signal("HUP");
+    all_until(&mut [&mut publisher, &mut viewer], "both are in", |peers| {
+        peers.iter().all(|peer| peer.is_connected())
+    });
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(super) struct Rules {
     pub(super) max: u64,
     pub(super) layout: Layout,
     pub(super) pacing: bool,
+    /// Whether what is sent counts.
+    pub(super) counts_sent: bool,
 }
 
 impl Rules {
@@ -147,7 +149,10 @@ impl Account {
         } else {
             from_here(allowed.trains).saturating_sub(MESSAGE_IP_BYTES_MAX - 1).max(1)
         };
-        Ends { trains: from_here(allowed.trains), all: from_here(allowed.all), tell }
+        // Where only what comes in counts, goodbyes cost nothing, and without them more comes.
+        let goodbyes_are_free = self.is_used_up && !self.rules.counts_sent;
+        let all = if goodbyes_are_free { u64::MAX } else { from_here(allowed.all) };
+        Ends { trains: from_here(allowed.trains), all, tell }
     }
 
     /// How far can be set aside now: what is kept for goodbyes is not touched before they are due.

@@ -5,8 +5,12 @@ use super::*;
 use crate::config::QuotaPeriod;
 
 const MAX: u64 = 100_000_000;
-const RULES: Rules =
-    Rules { max: MAX, layout: Layout { period: QuotaPeriod::Month, start_day: 1 }, pacing: false };
+const RULES: Rules = Rules {
+    max: MAX,
+    layout: Layout { period: QuotaPeriod::Month, start_day: 1 },
+    pacing: false,
+    counts_sent: true,
+};
 
 fn now() -> Timestamp {
     "2026-11-16T00:00:00Z".parse().unwrap()
@@ -82,6 +86,16 @@ fn at_the_end_trains_are_over_and_goodbyes_are_not() {
     assert_eq!(spent + rest, MAX);
     assert_eq!(account.ends(), Ends { trains: 0, all: 0, tell: u64::MAX });
     assert!(account.due().is_none(), "nothing is written for nothing");
+}
+
+#[test]
+fn where_only_what_comes_in_counts_goodbyes_are_sent_however_much_came() {
+    let mut account = account(Rules { counts_sent: false, ..RULES }, 0);
+    write(&mut account);
+    account.advance(now(), 2 * MAX as i64);
+    assert!(account.is_used_up());
+    let Ends { trains, all, .. } = account.ends();
+    assert_eq!((trains, all), (0, u64::MAX));
 }
 
 #[test]
