@@ -153,6 +153,7 @@ mod tests {
         let snapshot = Snapshot { workers: vec![WorkerSummary::default()], ..Snapshot::default() };
         let status = Status {
             workers: vec![WorkerStatus::default()],
+            quota: Some(QuotaStatus::default()),
             channels: vec![ChannelStatus { key: "0".repeat(64), ..ChannelStatus::default() }],
             ..Status::default()
         };

@@ -56,7 +56,7 @@ pub struct Status {
 }
 
 /// The transfer quota.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct QuotaStatus {
     /// What may be used in a period, bytes of IP.
     pub max_bytes: u64,
@@ -77,10 +77,11 @@ pub struct QuotaStatus {
 }
 
 /// What comes of how much was used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuotaState {
     /// Nothing.
+    #[default]
     Ok,
     /// 80 or 95 % are used.
     Warned,
