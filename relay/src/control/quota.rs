@@ -9,7 +9,7 @@ mod period;
 mod store;
 
 use std::future::pending;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +31,9 @@ use store::{Read, Store, Writing};
 /// That the file cannot be written is said this often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
+/// A disk that takes longer is not waited for.
+const WRITING_MAX: Duration = Duration::from_secs(5);
+
 /// The quota, if there is one.
 pub(super) struct Quota {
     meter: Arc<Meter>,
@@ -47,7 +50,8 @@ struct Kept {
     seen: u64,
     /// When the rate was taken last, and what the meter showed then.
     rated: (Instant, u64),
-    writing: Option<(Book, Writing)>,
+    /// What is being written, since when.
+    writing: Option<(Book, Instant, Writing)>,
     complained_at: Option<Instant>,
 }
 
@@ -62,7 +66,7 @@ impl Quota {
     /// Comes when there is something to [`Quota::settle`]. May be dropped and asked for again.
     pub(super) async fn stir(&mut self) {
         let Some(kept) = &mut self.kept else { return pending().await };
-        let Some((book, writing)) = &mut kept.writing else { return self.meter.told().await };
+        let Some((book, _, writing)) = &mut kept.writing else { return self.meter.told().await };
         tokio::select! {
             () = self.meter.told() => {}
             result = writing => {
@@ -79,6 +83,7 @@ impl Quota {
             let (at, before) = std::mem::replace(&mut kept.rated, (Instant::now(), self.meter.used()));
             let spent = kept.rated.1.saturating_sub(before) as f64;
             kept.account.note_rate((spent / at.elapsed().as_secs_f64().max(0.1)) as u64);
+            kept.note_hanging();
             // What could not be written is tried again.
             kept.write_what_is_due();
         }
@@ -110,8 +115,11 @@ impl Quota {
             }
         }
         if door.set(relay, Cause::Pacing, kept.account.is_paced()) {
-            let verb = if kept.account.is_paced() { "are turned away" } else { "are let in again" };
-            info!("quota: new subscribers {verb}: {} used of an even pace", kept.figures());
+            let what = match kept.account.is_paced() {
+                true => "new subscribers are turned away, for use is ahead of an even pace",
+                false => "new subscribers are let in again",
+            };
+            info!("quota: {what}: {}", kept.figures());
         }
     }
 
@@ -135,12 +143,17 @@ impl Quota {
     /// Writes down what was used, without what was set aside.
     pub(super) async fn finish(&mut self) {
         let Some(mut kept) = self.kept.take() else { return };
-        if let Some((_, writing)) = kept.writing.take() {
-            // The next one says whether it can be written.
-            let _ = writing.await;
-        }
         kept.go_on(&self.meter);
-        if let Err(error) = kept.store.write(&kept.account.last()).await {
+        let before = kept.writing.take();
+        let last = async {
+            if let Some((_, _, writing)) = before {
+                // The next one says whether it can be written.
+                let _ = writing.await;
+            }
+            kept.store.write(&kept.account.last()).await
+        };
+        let result = tokio::time::timeout(WRITING_MAX, last).await;
+        if let Err(error) = result.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
             error!("quota: {} cannot be written: {error}", kept.store.path.display());
         }
     }
@@ -197,7 +210,17 @@ impl Kept {
         if self.writing.is_none()
             && let Some(book) = self.account.due()
         {
-            self.writing = Some((book, self.store.write(&book)));
+            self.writing = Some((book, Instant::now(), self.store.write(&book)));
+        }
+    }
+
+    /// A writing that hangs goes on, and the relay does without it.
+    fn note_hanging(&mut self) {
+        if let Some((book, since, _)) = &self.writing
+            && since.elapsed() > WRITING_MAX
+        {
+            let book = *book;
+            self.note_written(&book, Err(ErrorKind::TimedOut.into()));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use codec::wire::control::{ByeReason, RefuseReason};
@@ -239,6 +240,26 @@ fn where_account_cannot_be_kept_a_twentieth_is_sent_and_the_rest_when_it_can() {
         std::fs::create_dir(&no_folder).unwrap();
         line_with(&daemon, "let in again");
         stream_through(daemon.address(), daemon.address(), secret(2));
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_is_not_waited_for() {
+    for io in ["auto", "mmsg"] {
+        let place = Place::new("100 MB");
+        // Opening a pipe that nobody reads does not return.
+        let pipe = place.folder.path().join("quota.toml.new");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let (daemon, admin, _) = place.start(&["--io", io]);
+        line_with(&daemon, "cannot be written: timed out");
+        stream_through(daemon.address(), daemon.address(), secret(1));
+        let used = until("a status that says it", || Some(quota(admin)).filter(|quota| !quota.is_written));
+        // Whoever reads it ends the waiting; what comes next is a file.
+        let reader = std::fs::File::open(&pipe).unwrap();
+        std::fs::remove_file(&pipe).unwrap();
+        line_with(&daemon, "can be written again");
+        drop(reader);
+        assert!(place.written() >= used.used_bytes);
     }
 }
 
