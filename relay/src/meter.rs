@@ -127,8 +127,12 @@ impl Meter {
         }
         self.used.fetch_sub(cost, Ordering::AcqRel);
         let mut added = 0;
+        let end_of_all = self.all_until.load(Ordering::Acquire);
         outbox.retain(|transmit| {
             let cost = ip_bytes(transmit);
+            // A goodbye is said once: it is not to go with the trains that are too many.
+            let is_control = matches!(transmit.payload, Payload::Control(_));
+            let end = if is_control { end_of_all } else { end };
             let with_it = |used: u64| Some(used + cost).filter(|used| *used <= end);
             let fits = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, with_it).is_ok();
             added += if fits { cost } else { 0 };

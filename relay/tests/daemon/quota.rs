@@ -18,6 +18,10 @@ use crate::wait::{DEADLINE, until};
 
 const OTHER: &str = "10.9.9.9:7450";
 
+/// What is published at once, bytes: not quite a chunk; and how much a viewer may lack before the next.
+const PIECE: usize = 36_000;
+const AHEAD_MAX: usize = 40_000;
+
 /// A folder with a configuration and, later, an account.
 struct Place {
     folder: tempfile::TempDir,
@@ -71,7 +75,9 @@ impl Place {
 struct Crowd {
     publisher: Peer,
     viewers: Vec<Peer>,
-    pushed: u32,
+    /// Bytes of the stream that were published, and that each viewer has.
+    pushed: usize,
+    come: Vec<usize>,
 }
 
 impl Crowd {
@@ -79,7 +85,8 @@ impl Crowd {
         let at = |number: u8| IpAddr::from(Ipv4Addr::new(127, 0, 0, 2 + number));
         let viewer = |number| Peer::viewer_from(at(number), relay, secret(1).key());
         let publisher = Peer::publisher(relay, secret(1));
-        let mut crowd = Crowd { publisher, viewers: (0..viewers).map(viewer).collect(), pushed: 0 };
+        let (viewers, come) = ((0..viewers).map(viewer).collect(), vec![0; usize::from(viewers)]);
+        let mut crowd = Crowd { publisher, viewers, pushed: 0, come };
         let mut all: Vec<&mut Peer> = crowd.viewers.iter_mut().chain([&mut crowd.publisher]).collect();
         all_until(&mut all, "all are connected", |peers| peers.iter().all(|peer| peer.is_connected()));
         crowd
@@ -95,27 +102,31 @@ impl Crowd {
 
     fn turn(&mut self) {
         self.publisher.turn();
-        for viewer in &mut self.viewers {
+        for (viewer, come) in self.viewers.iter_mut().zip(&mut self.come) {
             viewer.turn();
-            viewer.output.clear();
+            *come += viewer.output.drain(..).count();
         }
     }
 
-    /// Streams until `done`, as long as something comes: a chunk at a time, for the sockets' buffers are short.
+    /// Streams until `done`, no more than a chunk or two ahead of the viewers: their sockets' buffers are short, and what
+    /// overflows there would have been sent and not have come.
     fn stream_until(&mut self, what: &str, mut done: impl FnMut(&mut Crowd) -> bool) {
-        let mut came = (0, Instant::now());
+        let mut last = (0, Instant::now());
         loop {
-            let chunk: Vec<u8> = (self.pushed..).flat_map(u32::to_le_bytes).take(36_000).collect();
-            self.pushed += 1;
-            self.publisher.push(&chunk);
+            let come = self.come.iter().min().copied().unwrap_or_default();
+            if come > last.0 {
+                last = (come, Instant::now());
+            }
+            assert!(last.1.elapsed() < DEADLINE, "nothing has come for {DEADLINE:?}: {what}");
+            if self.pushed <= come + AHEAD_MAX {
+                let words = (self.pushed as u32..).flat_map(u32::to_le_bytes);
+                self.publisher.push(&words.take(PIECE).collect::<Vec<u8>>());
+                self.pushed += PIECE;
+            }
             self.turn();
             if done(self) {
                 return;
             }
-            if self.ip_bytes() > came.0 {
-                came = (self.ip_bytes(), Instant::now());
-            }
-            assert!(came.1.elapsed() < DEADLINE, "nothing has come for {DEADLINE:?}: {what}");
         }
     }
 
@@ -130,8 +141,12 @@ impl Crowd {
         }
     }
 
+    /// A goodbye may be lost; then the peer finds out by silence, and asks.
     fn was_let_go(&mut self) -> bool {
-        self.peers().all(|peer| peer.was_told_bye(ByeReason::Closing))
+        let heard = |peer: &mut Peer| {
+            peer.was_told_bye(ByeReason::Closing) || peer.was_refused(RefuseReason::QuotaUsed)
+        };
+        self.peers().all(heard)
     }
 }
 
