@@ -257,6 +257,14 @@ mod tests {
         outbox.push_control(to, &codec::wire::control::Control::Challenge(challenge));
         assert_eq!(meter.admit(&mut outbox, room), outbox.control_bytes().len() as u64 + 28);
         assert_eq!(outbox.transmits().len(), 1);
+        let used = meter.used();
+        outbox.clear();
+        outbox.push_train(to, SlotIndex(0), 0, MAX_SHARDS);
+        let challenge = codec::wire::control::Challenge { nonce: 2, cookie: [0; 16] };
+        outbox.push_control(to, &codec::wire::control::Control::Challenge(challenge));
+        // Another worker has used up what was seen.
+        meter.admit(&mut outbox, Room { messages: 2, trains: true });
+        assert!(outbox.transmits().len() == 1 && meter.used() == 2 * used, "without the train");
         meter.allow(meter.used(), Ends { trains: 5_000, all: 5_000, tell: u64::MAX });
         assert_eq!(meter.room().messages, 0);
         meter.set_free();
