@@ -9,7 +9,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use codec::wire::control::{NODES_MAX, Nodes};
-use codec::{ChannelKey, ChannelLink};
 use mesh::{Admission, Limits, NodeConfig, SLOT_BYTES};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -22,9 +21,11 @@ use crate::budget::{
 use crate::plane::Io;
 use crate::plane::budget::ZERO_COPY_FROM_BYTES;
 
+mod channel;
 mod keys;
 mod quota;
 
+pub use channel::Channel;
 use keys::{UnknownKey, line_of, unknown_key};
 pub use quota::{Counts, QuotaConfig, QuotaFile, QuotaMax, QuotaPeriod};
 
@@ -48,7 +49,7 @@ pub struct Config {
     pub zero_copy_from_bytes: u32,
     /// Whether any channel is carried, not only the listed ones.
     pub open: bool,
-    /// Links or keys of the channels that are carried.
+    /// The channels that are carried, or that have bounds of their own.
     pub channels: Vec<Channel>,
     /// Other nodes, which those are told of whom this one refuses or lets go.
     #[serde(deserialize_with = "others")]
@@ -186,24 +187,6 @@ pub struct LimitsConfig {
     pub window_mib: u64,
     /// Slot memory of all windows together, in MiB.
     pub memory_mib: u64,
-}
-
-/// One channel, written as its link or as its key's 64 hex digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Channel(pub ChannelKey);
-
-impl TryFrom<String> for Channel {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Channel, String> {
-        if let Some(key) = codec::link::parse_hex(&text) {
-            return Ok(Channel(ChannelKey(key)));
-        }
-        let link = text.parse::<ChannelLink>();
-        link.map(|link| Channel(link.key))
-            .map_err(|error| format!("{text:?} is neither 64 hex digits nor a channel link: {error}"))
-    }
 }
 
 impl Default for Config {
@@ -358,7 +341,7 @@ impl Config {
         if self.open {
             return Admission::Open;
         }
-        Admission::Listed(self.channels.iter().map(|channel| channel.0).collect::<HashSet<_>>())
+        Admission::Listed(self.channels.iter().map(|channel| channel.key).collect::<HashSet<_>>())
     }
 
     /// What a worker's node goes by.
@@ -433,6 +416,8 @@ impl LimitsConfig {
 
 #[cfg(test)]
 mod tests {
+    use codec::ChannelKey;
+
     use super::*;
 
     fn error(text: &str) -> String {

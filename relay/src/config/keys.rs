@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 use super::DEFAULT_CONFIG;
 
 /// Keys of an entry of `channels`, which the default configuration has only in its comments.
-pub(super) const CHANNEL_KEYS: [&str; 3] = ["link", "subscribers", "upstreams"];
+pub(super) const CHANNEL_KEYS: [&str; 4] = ["link", "subscribers", "egress_mbps", "upstreams"];
 
 /// The list whose entries may be tables.
 const CHANNELS: &str = "channels";

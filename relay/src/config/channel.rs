@@ -1,0 +1,97 @@
+//! An entry of `channels`: a link or key, or a table with one and what holds for that channel alone.
+
+use std::fmt;
+
+use codec::{ChannelKey, ChannelLink};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// One channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// The channel, written as its link or as its key's 64 hex digits.
+    pub key: ChannelKey,
+    /// Subscribers that it has at most; `None`: as `[limits]` says.
+    pub subscribers: Option<usize>,
+    /// Mbit/s that leave for its subscribers at most; `None`: no bound of its own.
+    pub egress_mbps: Option<u64>,
+}
+
+impl Channel {
+    /// A channel without bounds of its own.
+    pub fn new(key: ChannelKey) -> Channel {
+        Channel { key, subscribers: None, egress_mbps: None }
+    }
+}
+
+impl<'de> Deserialize<'de> for Channel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Channel, D::Error> {
+        deserializer.deserialize_any(Entry)
+    }
+}
+
+/// The table form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    #[serde(deserialize_with = "link")]
+    link: ChannelKey,
+    subscribers: Option<usize>,
+    egress_mbps: Option<u64>,
+}
+
+struct Entry;
+
+impl<'de> Visitor<'de> for Entry {
+    type Value = Channel;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a channel's link or key, or a table with its `link`")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Channel, E> {
+        parse(text).map(Channel::new).map_err(E::custom)
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Channel, M::Error> {
+        let Table { link, subscribers, egress_mbps } = Table::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Channel { key: link, subscribers, egress_mbps })
+    }
+}
+
+fn link<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ChannelKey, D::Error> {
+    parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn parse(text: &str) -> Result<ChannelKey, String> {
+    if let Some(key) = codec::link::parse_hex(text) {
+        return Ok(ChannelKey(key));
+    }
+    let link = text.parse::<ChannelLink>();
+    link.map(|link| link.key)
+        .map_err(|error| format!("{text:?} is neither 64 hex digits nor a channel link: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Config;
+
+    use super::*;
+
+    #[test]
+    fn a_channel_is_a_link_a_key_or_a_table_with_either() {
+        let key = "ab".repeat(32);
+        let text = format!(
+            "channels = [\"{key}\", \"magnet:?xs=urn:btpk:{key}\", \
+             {{ link = \"{key}\", subscribers = 100, egress_mbps = 50 }}]"
+        );
+        let plain = Channel::new(ChannelKey([0xab; 32]));
+        let bounded = Channel { subscribers: Some(100), egress_mbps: Some(50), ..plain };
+        assert_eq!(Config::parse(&text, "test.toml").unwrap().channels, [plain, plain, bounded]);
+        for wrong in ["{ subscribers = 1 }", "{ link = \"x\" }", "7"] {
+            let error = Config::parse(&format!("channels = [{wrong}]"), "test.toml").unwrap_err().to_string();
+            assert!(error.contains("line 1"), "{error}");
+        }
+    }
+}
