@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use codec::{ChannelVerifier, Sequence};
 
 use crate::fanout::Seats;
-use crate::limits::{REPAIR_HORIZON, SWEEP_INTERVAL, UPSTREAMS_PER_CHANNEL_MAX};
+use crate::limits::{DIALS_PER_CHANNEL_MAX, REPAIR_HORIZON, SWEEP_INTERVAL, UPSTREAMS_PER_CHANNEL_MAX};
 use crate::share::Share;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -21,6 +21,10 @@ pub(crate) struct Channel {
     pub(crate) seats: Seats,
     /// Sessions with upstreams.
     pub(crate) upstreams: ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX>,
+    /// Dials, whether they have a session or not.
+    pub(crate) dials: ArrayVec<usize, DIALS_PER_CHANNEL_MAX>,
+    /// When something new of it came last.
+    pub(crate) fresh_at: Time,
     pub(crate) source: Option<Source>,
     pub(crate) sink: Option<Sink>,
     pub(crate) counters: ChannelCounters,
@@ -46,6 +50,8 @@ impl Channel {
             window: Window::new(),
             seats: Seats::default(),
             upstreams: ArrayVec::new(),
+            dials: ArrayVec::new(),
+            fresh_at: Time::default(),
             source: None,
             sink: None,
             counters: ChannelCounters::default(),
@@ -66,6 +72,7 @@ impl Channel {
             && !self.elsewhere.is_fed(now)
             && self.seats.is_empty()
             && self.upstreams.is_empty()
+            && self.dials.is_empty()
             && self.window.is_empty()
     }
 

@@ -9,6 +9,7 @@
 mod allowance;
 mod arena;
 mod channel;
+mod contact;
 mod control_queue;
 mod cookie;
 mod dial;
@@ -27,10 +28,12 @@ mod stats;
 mod time;
 mod window;
 
+pub use contact::{Contact, RelayState};
 pub use limits::Limits;
 pub use memory::Memory;
 pub use node::{
     Admission, ChannelId, ChannelSummary, DialId, Event, LostReason, Node, NodeConfig, Progress, Siblings,
+    UpstreamSummary,
 };
 pub use outbox::{Outbox, Payload, SLOT_BYTES, SlotIndex, Transmit};
 pub use share::Share;

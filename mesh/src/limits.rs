@@ -85,6 +85,24 @@ pub const REFUSED_WAIT_MIN: Duration = Duration::from_secs(1);
 /// See [`REFUSED_WAIT_MIN`].
 pub const REFUSED_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// A relay that refused for good is asked again after this time: its configuration may have changed.
+pub const REFUSED_AGAIN: Duration = Duration::from_secs(60);
+
+/// A session that brings a subscriber nothing of its channel for this long is told of: another node may have it.
+pub const STARVED_MAX: Duration = Duration::from_secs(10);
+
+/// Waits between two attempts to look up a relay's name: doubled each time up to the longest.
+pub const LOOKUP_WAIT_MIN: Duration = Duration::from_secs(1);
+/// See [`LOOKUP_WAIT_MIN`].
+pub const LOOKUP_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Relays that other relays name are remembered up to this number: enough to leave one that goes away, too few to be sent
+/// around.
+pub const HINTS_MAX: usize = 16;
+
+/// Addresses that a node remembers as its own for one channel: more than a machine has that others are told of.
+pub(crate) const OWN_ADDRESSES_MAX: usize = 16;
+
 /// A round trip longer than this is a mistake or a lie: the sample is not used.
 pub const RTT_MAX: Duration = Duration::from_secs(5);
 

@@ -9,6 +9,7 @@ mod sessions;
 mod sharing;
 mod timers;
 mod transmit;
+mod upstreams;
 
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,7 @@ use crate::outbox::{Outbox, Payload, Transmit};
 use crate::session::{Backlog, PeerKey, Session};
 use crate::stats::{ChannelCounters, Counters, DropReason, Verdict};
 use crate::time::Time;
+pub use upstreams::UpstreamSummary;
 
 /// Whose `Hello`s a node grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +141,30 @@ pub enum Event {
         /// Other nodes that it named.
         nodes: Nodes,
     },
+    /// The session brings nothing of the channel, nor does any other, for some time now. It stays.
+    Starved {
+        /// Which dial.
+        dial: DialId,
+    },
+    /// The node dialled is this one: its own `Hello` came back to it.
+    Itself {
+        /// Which dial.
+        dial: DialId,
+    },
+}
+
+impl Event {
+    /// Which dial it happened to.
+    pub fn dial(&self) -> DialId {
+        match self {
+            Event::Connected { dial, .. }
+            | Event::Refused { dial, .. }
+            | Event::Unanswered { dial }
+            | Event::Lost { dial, .. }
+            | Event::Starved { dial }
+            | Event::Itself { dial } => *dial,
+        }
+    }
 }
 
 /// Whether [`Node::poll_transmit`] has more to give.

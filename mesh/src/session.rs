@@ -81,10 +81,15 @@ pub(crate) struct Upstream {
     pub(crate) shards_received: u64,
     /// The channel's counts when the session began.
     pub(crate) base: ChannelCounters,
+    /// Shards that were here already when they came from it.
+    pub(crate) duplicates: u64,
+    /// When the session began, or was last found to bring nothing.
+    pub(crate) starved_at: Time,
     wasted_checks: Allowance,
-    /// Transit time of the last chunk, µs against its capture time, and its smoothed variation.
-    transit_us: Option<i64>,
-    spread_us: i64,
+    /// Transit time of the last chunk and the least there was, µs against capture time, and its smoothed variation.
+    pub(crate) transit_us: Option<i64>,
+    pub(crate) transit_us_min: Option<i64>,
+    pub(crate) spread_us: i64,
 }
 
 impl Session {
@@ -214,8 +219,11 @@ impl Upstream {
         Upstream {
             shards_received: 0,
             base,
+            duplicates: 0,
+            starved_at: now,
             wasted_checks: Allowance::new(now),
             transit_us: None,
+            transit_us_min: None,
             spread_us: 0,
         }
     }
@@ -237,6 +245,7 @@ impl Upstream {
             self.spread_us += (difference - self.spread_us) / 16;
         }
         self.transit_us = Some(transit);
+        self.transit_us_min = Some(self.transit_us_min.map_or(transit, |least| least.min(transit)));
     }
 }
 

@@ -66,6 +66,9 @@ pub enum DropReason {
     /// A `Hello` to a node that accepts no sessions.
     #[error("not accepting sessions")]
     NotAccepting,
+    /// A `Hello` of this very node.
+    #[error("hello of this node itself")]
+    Itself,
     /// An answer to a `Hello` that was not sent, or was answered already.
     #[error("unasked answer")]
     Unasked,
@@ -76,7 +79,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of [`Counters::dropped`].
-    pub const ALL: [DropReason; 18] = [
+    pub const ALL: [DropReason; 19] = [
         DropReason::NotOurs,
         DropReason::MalformedShard,
         DropReason::MalformedControl,
@@ -93,6 +96,7 @@ impl DropReason {
         DropReason::SignatureFlood,
         DropReason::NoSlot,
         DropReason::NotAccepting,
+        DropReason::Itself,
         DropReason::Unasked,
         DropReason::QueueFull,
     ];

@@ -87,7 +87,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let interrupt = Interrupt::listen(stop, driver.waker())?;
     let now = driver.now();
     let channel = driver.node.add_source(now, key.secret);
-    let contact = |name: String| Contact::new(&driver, channel, vec![name]);
+    let contact = |name: String| Contact::new(&driver, channel, &[name]);
     let contacts = relays.into_iter().map(contact).collect();
     let blocks = spawn_reader(input, driver.waker())?;
     let mut publisher =

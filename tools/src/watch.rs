@@ -106,7 +106,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let sink = SinkConfig { delay: args.delay(), from };
     let channel = driver.node.add_sink(&args.link.key, sink);
     let channel = channel.map_err(|error| Error::Usage(format!("the link's channel key: {error}")))?;
-    let contact = Contact::new(&driver, channel, relays);
+    let contact = Contact::new(&driver, channel, &relays);
     // Opening may wait, for the other end of a pipe: until then a signal ends the command as signals do.
     let writer = Writer::start(Output::open(&args.output())?, driver.clock(), driver.waker())?;
     let interrupt = Interrupt::listen(Arc::default(), driver.waker())?;

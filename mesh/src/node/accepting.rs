@@ -29,6 +29,9 @@ impl Node {
         if self.admission == Admission::Nobody || self.closing.is_some() {
             return Err(DropReason::NotAccepting);
         }
+        if self.meets_itself(now, hello) {
+            return Err(DropReason::Itself);
+        }
         if !self.cookies.holds(&hello.cookie, now, from, &hello.key, hello.role) {
             if self.control.len() >= CONTROL_QUEUE_MAX / 2 {
                 return Err(DropReason::QueueFull);

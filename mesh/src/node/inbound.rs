@@ -69,15 +69,16 @@ impl Node {
         session: usize,
     ) -> Result<codec::ChunkIdentity, DropReason> {
         let channel = &mut self.channels[channel];
+        let Side::Upstream(upstream) = &mut self.sessions[session].side else {
+            return Err(DropReason::NotUpstream);
+        };
         let sequence = shard.header().sequence;
         channel.window.admit(now, sequence)?;
         let body = channel.window.body_mut(sequence);
         if body.as_ref().is_some_and(|body| body.held.contains(shard.index())) {
+            upstream.duplicates += 1;
             return Err(DropReason::Duplicate);
         }
-        let Side::Upstream(upstream) = &mut self.sessions[session].side else {
-            return Err(DropReason::NotUpstream);
-        };
         let known = body.map(|body| body.identity);
         if !known.is_some_and(|known| known.signature_is_of(shard)) {
             if !upstream.may_check_signature(now) {
@@ -102,6 +103,7 @@ impl Node {
     /// want and were not sent yet.
     pub(super) fn chunk_grew(&mut self, now: Time, index: usize, sequence: Sequence) {
         let channel = &mut self.channels[index];
+        channel.fresh_at = now;
         let (loss_ppm, audience) = (channel.loss_ppm(now), !channel.seats.is_empty());
         let Some(body) = channel.window.body_mut(sequence) else { return };
         let layout = body.identity.header.layout();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use codec::wire::control::Role;
+use codec::wire::control::{ByeReason, Role};
 use codec::{ChannelKey, ChannelSecret, InvalidKey, Sequence, seal_chunk};
 
 use crate::arena::SlotRef;
@@ -41,17 +41,18 @@ impl Node {
     /// to take it otherwise. A channel is dialled to a node once, and to [`DIALS_PER_CHANNEL_MAX`] nodes at
     /// most.
     pub fn dial(&mut self, now: Time, channel: ChannelId, target: SocketAddr) -> DialId {
-        let mut dials = self.dials.iter().filter(|(_, dial)| dial.channel == channel.0);
-        if let Some((same, _)) = dials.find(|(_, dial)| dial.target == target) {
+        let dials = &self.channels[channel.0].dials;
+        if let Some(&same) = dials.iter().find(|dial| self.dials[**dial].target == target) {
             return DialId(same);
         }
-        let count = self.dials.iter().filter(|(_, dial)| dial.channel == channel.0).count();
-        assert!(count < DIALS_PER_CHANNEL_MAX, "{count} dials for one channel");
+        assert!(!dials.is_full(), "{DIALS_PER_CHANNEL_MAX} dials for one channel already");
         let role = match self.channels[channel.0].source {
             Some(_) => Role::Publish,
             None => Role::Subscribe,
         };
-        DialId(self.dials.insert(Dial::new(target, channel.0, role, now)))
+        let dial = self.dials.insert(Dial::new(target, channel.0, role, now));
+        self.channels[channel.0].dials.push(dial);
+        DialId(dial)
     }
 
     /// Turns a dial to another node; the session it had is ended. Returns `false`, and changes nothing, when another
@@ -59,12 +60,12 @@ impl Node {
     pub fn redirect(&mut self, now: Time, dial: DialId, target: SocketAddr) -> bool {
         let Some(Dial { channel, state, .. }) = self.dials.get(dial.0) else { return false };
         let (channel, state) = (*channel, *state);
-        let mut others = self.dials.iter().filter(|(index, _)| *index != dial.0);
-        if others.any(|(_, other)| other.channel == channel && other.target == target) {
+        let mut others = self.channels[channel].dials.iter().filter(|index| **index != dial.0);
+        if others.any(|other| self.dials[*other].target == target) {
             return false;
         }
         if let DialState::Live(session) = state {
-            self.say_bye(session, codec::wire::control::ByeReason::Done);
+            self.say_bye(session, ByeReason::Done);
             self.end_session(session);
         }
         let dial = &mut self.dials[dial.0];
@@ -73,6 +74,18 @@ impl Node {
         dial.start_over();
         dial.rest(now);
         true
+    }
+
+    /// Ends a dial, and the session it had.
+    pub fn hang_up(&mut self, dial: DialId) {
+        let Some(Dial { channel, state, .. }) = self.dials.try_remove(dial.0) else { return };
+        self.channels[channel].dials.retain(|other| *other != dial.0);
+        // Another dial may get its number.
+        self.events.retain(|event| event.dial() != dial);
+        if let DialState::Live(session) = state {
+            self.say_bye(session, ByeReason::Done);
+            self.end_session(session);
+        }
     }
 
     /// How many chunks of a source the slowest of the nodes that are connected has not settled; 0 when none is.

@@ -76,6 +76,7 @@ impl Node {
             self.lose_session(now, index, LostReason::Silence, Nodes::new());
             return;
         }
+        self.tell_if_starved(now, index);
         let source = &self.channels[self.sessions[index].channel].source;
         let ending = source.as_ref().is_some_and(|source| source.ended);
         let interval = if ending { REPORT_INTERVAL_ENDING } else { REPORT_INTERVAL };

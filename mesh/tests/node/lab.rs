@@ -245,11 +245,11 @@ impl Net {
             let timeouts =
                 self.hosts.iter().filter_map(|host| host.node.as_ref().and_then(Node::next_timeout));
             let packet = self.in_flight.keys().next().map(|(at, _)| *at);
-            let next = timeouts.chain(packet).min().unwrap_or(end).max(self.now);
-            if next > end {
+            let Some(next) = timeouts.chain(packet).min().filter(|next| *next <= end) else {
                 self.now = end;
                 return;
-            }
+            };
+            let next = next.max(self.now);
             self.now = next;
             let mut touched: Vec<usize> = self.deliver();
             touched.extend((0..self.hosts.len()).filter(|&host| {

@@ -1,6 +1,8 @@
 //! Nodes among themselves and among strangers, on virtual time.
 
+mod chain;
 mod claims;
+mod contact;
 mod hostile;
 mod lab;
 mod stream;
