@@ -459,6 +459,7 @@ impl Node {
     pub fn close(&mut self) {
         self.closing = Some(0);
         self.dials.clear();
+        self.channels.iter_mut().for_each(|(_, channel)| channel.dials.clear());
         // Nobody is to be answered any more, and goodbyes are to find room.
         self.control.clear();
     }

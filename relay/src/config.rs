@@ -1,6 +1,6 @@
 //! The daemon's configuration: a TOML file, every key of which is explained in `systemd/superpeer.toml`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,6 +8,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use codec::ChannelKey;
 use codec::wire::control::{NODES_MAX, Nodes};
 use mesh::{Admission, Limits, NodeConfig, SLOT_BYTES};
 use serde::de::Error as _;
@@ -344,6 +345,15 @@ impl Config {
         Admission::Listed(self.channels.iter().map(|channel| channel.key).collect::<HashSet<_>>())
     }
 
+    /// The channels that are pulled, each with the relays that it is pulled from.
+    pub fn upstreams(&self) -> HashMap<ChannelKey, Vec<String>> {
+        let mut upstreams: HashMap<ChannelKey, Vec<String>> = HashMap::new();
+        for channel in self.channels.iter().filter(|channel| !channel.upstreams.is_empty()) {
+            upstreams.entry(channel.key).or_default().extend(channel.upstreams.iter().cloned());
+        }
+        upstreams
+    }
+
     /// What a worker's node goes by.
     pub(crate) fn node(&self) -> NodeConfig {
         NodeConfig { admission: self.admission(), limits: self.limits(), others: self.others.clone() }
@@ -416,8 +426,6 @@ impl LimitsConfig {
 
 #[cfg(test)]
 mod tests {
-    use codec::ChannelKey;
-
     use super::*;
 
     fn error(text: &str) -> String {

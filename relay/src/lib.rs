@@ -12,8 +12,10 @@ mod meter;
 pub mod mmsg;
 pub mod plane;
 pub mod process;
+mod pulls;
 mod running;
 mod snapshot;
+mod upstreams;
 pub mod uring;
 mod worker;
 
@@ -22,3 +24,4 @@ pub use control::status;
 pub use daemon::{command, run};
 pub use running::{Relay, StartError};
 pub use snapshot::Snapshot;
+pub use upstreams::UpstreamView;

@@ -15,7 +15,9 @@ use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::meter::Meter;
 use crate::plane::{Io, OpenError, Plane, Waker};
+use crate::pulls::Pulls;
 use crate::snapshot::Snapshot;
+use crate::upstreams::{Reach, UpstreamView, Upstreams};
 use crate::uring::{SlotMemory, Steering};
 use crate::worker::{Colleagues, Order, Shared, Worker};
 
@@ -48,6 +50,7 @@ pub struct Relay {
     listen: SocketAddr,
     probe: String,
     uses_io_uring: bool,
+    upstreams: Upstreams,
     workers: Vec<Running>,
     /// Of each worker, the counts that it gave and that were not taken yet.
     given: Mutex<Vec<Option<Snapshot>>>,
@@ -75,13 +78,19 @@ impl Relay {
             .map_err(|source| StartError::Memory { bytes: slots * SLOT_BYTES, source })?;
         let meter = Arc::new(Meter::new(config.quota.max.0.is_some()));
         let siblings = Siblings { count: count - 1, ..Siblings::default() };
+        let mut random = [0; 4];
+        getrandom::fill(&mut random).map_err(StartError::Random)?;
+        let steering = Steering::new(count, u32::from_ne_bytes(random));
+        let messages = mpsc::channel();
         let mut started: Vec<Started> = Vec::with_capacity(count);
         for (number, memory) in parts.into_iter().enumerate() {
             // The first may be told any port, and finds out whether there is io_uring; the others do as it does.
             let (listen, io) = started.first().map_or((config.listen, config.io), Started::ways);
             let zero_copy_from_bytes = config.zero_copy_from_bytes;
             let siblings = siblings.clone();
-            let plan = Plan { number, count, listen, io, zero_copy_from_bytes, memory, siblings };
+            let pulls = Pulls::new(messages.0.clone());
+            let plan =
+                Plan { number, count, listen, io, zero_copy_from_bytes, memory, siblings, steering, pulls };
             match Started::new(plan, config, Arc::clone(&meter)) {
                 Ok(worker) => started.push(worker),
                 Err(error) => {
@@ -96,8 +105,14 @@ impl Relay {
             1 => probe.clone(),
             _ => format!("{probe}; the same for each of {count} workers"),
         };
-        let workers = started.into_iter().map(|worker| worker.run(&inboxes)).collect();
-        Ok(Relay { listen, probe, uses_io_uring, workers, given: Mutex::new(vec![None; count]), meter })
+        let workers: Vec<Running> = started.into_iter().map(|worker| worker.run(&inboxes)).collect();
+        let reach =
+            |worker: &Running| Reach { shared: Arc::clone(&worker.shared), waker: worker.waker.clone() };
+        let reaches = workers.iter().map(reach).collect();
+        let upstreams = Upstreams::start(messages, reaches, steering, listen).map_err(StartError::Thread)?;
+        upstreams.configure(config.upstreams());
+        let given = Mutex::new(vec![None; count]);
+        Ok(Relay { listen, probe, uses_io_uring, upstreams, workers, given, meter })
     }
 
     /// Where it listens, with the port that the kernel chose if it was asked to.
@@ -124,6 +139,7 @@ impl Relay {
     /// `memory_mib`. Nobody whose channel is still carried is disturbed.
     pub fn configure(&self, config: &Config) {
         self.order(&Order::Configure(Box::new(config.node())));
+        self.upstreams.configure(config.upstreams());
     }
 
     /// Newcomers are refused for this reason from now on, whatever they ask for; with `None` they are let in again.
@@ -140,6 +156,11 @@ impl Relay {
     /// first, then publishers.
     pub fn let_go(&self, sessions_max: usize) {
         self.order(&Order::LetGo(sessions_max));
+    }
+
+    /// The upstreams that channels are to be pulled from, with those that these name.
+    pub fn upstreams(&self) -> Vec<UpstreamView> {
+        self.upstreams.views()
     }
 
     fn order(&self, order: &Order) {
@@ -206,6 +227,8 @@ struct Plan {
     zero_copy_from_bytes: u32,
     memory: SlotMemory,
     siblings: Siblings,
+    steering: Steering,
+    pulls: Pulls,
 }
 
 impl Plan {
@@ -213,9 +236,7 @@ impl Plan {
     fn open(&self) -> Result<Plane, StartError> {
         let plane = Plane::open(self.io, self.listen, self.memory.region(), self.zero_copy_from_bytes)?;
         if self.number == 0 && self.count > 1 {
-            let mut random = [0; 4];
-            getrandom::fill(&mut random).map_err(StartError::Random)?;
-            plane.steer(Steering::new(self.count, u32::from_ne_bytes(random)))?;
+            plane.steer(self.steering)?;
         }
         Ok(plane)
     }
@@ -258,7 +279,7 @@ impl Started {
             let Ok(colleagues) = for_colleagues.recv() else { return Snapshot::default() };
             let node = Node::among(plan.siblings, node_config, seed, Box::new(plan.memory));
             let clock = Anchor::new(SystemTime::now(), Instant::now());
-            Worker::new(node, plane, clock, for_worker, colleagues).run()
+            Worker::new(node, plane, clock, for_worker, colleagues, plan.pulls).run()
         };
         let builder = thread::Builder::new().name(format!("superpeer-w{number}"));
         let thread = builder.spawn(body).map_err(StartError::Thread)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use mesh::{ChannelSummary, Counters, Time};
+use mesh::{ChannelSummary, Counters, Time, UpstreamSummary};
 
 use crate::plane::PlaneCounters;
 
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub window_bytes: usize,
     /// What is carried.
     pub channels: Vec<ChannelSummary>,
+    /// Who gives it.
+    pub upstreams: Vec<UpstreamSummary>,
     /// Processor time of the workers' threads.
     pub cpu: Duration,
     /// Once they are put together, one entry for each worker.
@@ -53,12 +55,13 @@ impl Snapshot {
 
     /// This and what another worker has.
     fn with(mut self, other: Snapshot) -> Snapshot {
-        let Snapshot { at, node, plane, sessions, window_bytes, channels, cpu, .. } = other;
+        let Snapshot { at, node, plane, sessions, window_bytes, channels, upstreams, cpu, .. } = other;
         self.at = self.at.max(at);
         self.node += node;
         self.plane += plane;
         self.sessions += sessions;
         self.window_bytes += window_bytes;
+        self.upstreams.extend(upstreams);
         let places: HashMap<_, _> =
             self.channels.iter().enumerate().map(|(place, channel)| (channel.key, place)).collect();
         for channel in channels {

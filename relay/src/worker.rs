@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use codec::wire::control::RefuseReason;
-use crossbeam::queue::ArrayQueue;
+use crossbeam::queue::{ArrayQueue, SegQueue};
 use mesh::{Anchor, Node, NodeConfig, Outbox, Progress, Time};
 use tracing::warn;
 
@@ -13,6 +13,7 @@ use crate::budget::BATCH_MESSAGES;
 use crate::inbox::Inbox;
 use crate::meter::Meter;
 use crate::plane::Plane;
+use crate::pulls::{Pull, Pulls};
 use crate::snapshot::Snapshot;
 
 /// How often a worker says what it has counted.
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
     /// What the worker is to do; of more than it has room for, the oldest are forgotten.
     pub(crate) orders: ArrayQueue<Order>,
+    /// Whom it is to take channels from; none of these is forgotten.
+    pub(crate) pulls: SegQueue<Pull>,
     /// The latest snapshot; an older one that nobody took is pushed out.
     pub(crate) snapshots: ArrayQueue<Snapshot>,
     /// What all workers together have of the transfer quota.
@@ -46,6 +49,7 @@ impl Shared {
             snapshots: ArrayQueue::new(1),
             orders: ArrayQueue::new(ORDERS_MAX),
             meter,
+            pulls: SegQueue::new(),
         })
     }
 }
@@ -70,6 +74,7 @@ pub(crate) struct Worker {
     clock: Anchor,
     shared: Arc<Shared>,
     colleagues: Colleagues,
+    pulls: Pulls,
     snapshot_at: Time,
     wait_errors: u64,
 }
@@ -104,11 +109,13 @@ impl Worker {
         clock: Anchor,
         shared: Arc<Shared>,
         colleagues: Colleagues,
+        pulls: Pulls,
     ) -> Worker {
         Worker {
             node,
             plane,
             colleagues,
+            pulls,
             outbox: Outbox::new(BATCH_MESSAGES),
             clock,
             shared,
@@ -150,7 +157,9 @@ impl Worker {
         while let Some(order) = self.shared.orders.pop() {
             self.obey(order);
         }
+        self.pulls.turn(&mut self.node, now, &self.shared);
         self.node.handle_timeout(now);
+        self.pulls.tell(&mut self.node);
         self.share(now);
         let progress = self.send(now);
         self.plane.refused().for_each(|address| self.node.note_refused(address));
@@ -233,6 +242,7 @@ impl Worker {
             sessions: self.node.sessions(),
             window_bytes: self.node.window_bytes(),
             channels: self.node.channels().collect(),
+            upstreams: self.node.upstreams().collect(),
             cpu: thread_cpu(),
             workers: Vec::new(),
         }

@@ -44,7 +44,7 @@ fn a_stream_through_two_relays_with_loss_on_every_hop_loses_nothing() {
     assert!(upstream.delay_us >= upstream.delay_us_min && upstream.spread_us > 0, "{upstream:?}");
     let made_good = upstream.shards_recovered + upstream.shards_repaired;
     assert!(upstream.shards_lost > 0 && upstream.shards_lost == made_good, "{upstream:?}");
-    assert!(upstream.duplicates > 0 && upstream.shards_received > 5_000, "{upstream:?}");
+    assert!(upstream.duplicates > 0 && upstream.shards_received > 4_000, "{upstream:?}");
 }
 
 #[test]

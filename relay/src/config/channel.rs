@@ -2,13 +2,16 @@
 
 use std::fmt;
 
+use codec::link::check_relay;
 use codec::{ChannelKey, ChannelLink};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::upstreams::UPSTREAMS_MAX;
+
 /// One channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Channel {
     /// The channel, written as its link or as its key's 64 hex digits.
     pub key: ChannelKey,
@@ -16,12 +19,14 @@ pub struct Channel {
     pub subscribers: Option<usize>,
     /// Mbit/s that leave for its subscribers at most; `None`: no bound of its own.
     pub egress_mbps: Option<u64>,
+    /// Relays that it is pulled from, one at a time: `host:port`, at most eight.
+    pub upstreams: Vec<String>,
 }
 
 impl Channel {
     /// A channel without bounds of its own.
     pub fn new(key: ChannelKey) -> Channel {
-        Channel { key, subscribers: None, egress_mbps: None }
+        Channel { key, subscribers: None, egress_mbps: None, upstreams: Vec::new() }
     }
 }
 
@@ -39,6 +44,8 @@ struct Table {
     link: ChannelKey,
     subscribers: Option<usize>,
     egress_mbps: Option<u64>,
+    #[serde(default, deserialize_with = "upstreams")]
+    upstreams: Vec<String>,
 }
 
 struct Entry;
@@ -55,13 +62,25 @@ impl<'de> Visitor<'de> for Entry {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Channel, M::Error> {
-        let Table { link, subscribers, egress_mbps } = Table::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Channel { key: link, subscribers, egress_mbps })
+        let Table { link, subscribers, egress_mbps, upstreams } =
+            Table::deserialize(MapAccessDeserializer::new(map))?;
+        if !upstreams.is_empty() && link.verifier().is_err() {
+            return Err(M::Error::custom(format!("{link} cannot be the key of a channel")));
+        }
+        Ok(Channel { key: link, subscribers, egress_mbps, upstreams })
     }
 }
 
 fn link<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ChannelKey, D::Error> {
     parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn upstreams<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    if names.len() > UPSTREAMS_MAX {
+        return Err(D::Error::custom(format!("{} upstreams; {UPSTREAMS_MAX} may be", names.len())));
+    }
+    names.into_iter().map(|name| check_relay(name).map_err(D::Error::custom)).collect()
 }
 
 fn parse(text: &str) -> Result<ChannelKey, String> {
@@ -87,11 +106,30 @@ mod tests {
              {{ link = \"{key}\", subscribers = 100, egress_mbps = 50 }}]"
         );
         let plain = Channel::new(ChannelKey([0xab; 32]));
-        let bounded = Channel { subscribers: Some(100), egress_mbps: Some(50), ..plain };
-        assert_eq!(Config::parse(&text, "test.toml").unwrap().channels, [plain, plain, bounded]);
+        let bounded = Channel { subscribers: Some(100), egress_mbps: Some(50), ..plain.clone() };
+        assert_eq!(Config::parse(&text, "test.toml").unwrap().channels, [plain.clone(), plain, bounded]);
         for wrong in ["{ subscribers = 1 }", "{ link = \"x\" }", "7"] {
             let error = Config::parse(&format!("channels = [{wrong}]"), "test.toml").unwrap_err().to_string();
             assert!(error.contains("line 1"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_channel_may_have_upstreams_which_are_hosts_with_ports_and_not_many() {
+        let key = codec::ChannelSecret::from_seed(&[1; 32]).key();
+        let parse = |upstreams: &str| {
+            Config::parse(
+                &format!("channels = [{{ link = \"{key}\", upstreams = [{upstreams}] }}]"),
+                "test.toml",
+            )
+        };
+        let config = parse("\"relay.example:7450\", \"[2001:db8::1]:7450\"").unwrap();
+        let names = ["relay.example:7450", "[2001:db8::1]:7450"].map(str::to_owned).to_vec();
+        assert_eq!(config.upstreams(), [(key, names)].into());
+        assert!(parse("").unwrap().upstreams().is_empty());
+        let error = parse("\"relay.example\"").unwrap_err().to_string();
+        assert!(error.contains("line 1") && error.contains("not host:port"), "{error}");
+        let error = parse(&"\"192.0.2.1:1\",".repeat(9)).unwrap_err().to_string();
+        assert!(error.contains("9 upstreams; 8 may be"), "{error}");
     }
 }

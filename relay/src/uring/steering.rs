@@ -4,7 +4,6 @@
 //! arrives. The kernel's own choice (`SO_REUSEPORT`) hashes ports too, with a secret of its own.
 
 use std::io;
-#[cfg(test)]
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -29,7 +28,6 @@ impl Steering {
     }
 
     /// The number of the worker that hears this peer: the upper half of the hash of an IPv4 address or an IPv6 /64.
-    #[cfg(test)]
     pub(crate) fn worker_of(self, peer: IpAddr) -> usize {
         let word = match peer.to_canonical() {
             IpAddr::V4(ip) => u32::from(ip),
