@@ -307,3 +307,49 @@ impl Pulled {
 fn short(key: &ChannelKey) -> String {
     key.to_string()[..16].to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().unwrap()
+    }
+
+    /// What each worker was told since the last call.
+    fn told(workers: &[Reach]) -> Vec<Vec<Option<SocketAddr>>> {
+        let of = |reach: &Reach| std::iter::from_fn(|| reach.shared.pulls.pop()).map(|pull| pull.target);
+        workers.iter().map(|reach| of(reach).collect()).collect()
+    }
+
+    #[test]
+    fn a_dial_is_at_the_worker_that_hears_the_upstream_and_moves_with_it() {
+        let key = ChannelKey([1; 32]);
+        let steering = Steering::new(2, 0x9e37_79b1);
+        let reach = || Reach { shared: Shared::new(), waker: Waker::new().unwrap() };
+        let workers = [reach(), reach()];
+        let mut hosts = [Vec::new(), Vec::new()];
+        for host in 1..=20 {
+            let address = at(&format!("192.0.2.{host}:7450"));
+            hosts[steering.worker_of(address.ip())].push(address);
+        }
+        let (one, same, other) = (hosts[0][0], hosts[0][1], hosts[1][0]);
+        let names =
+            |addresses: &[SocketAddr]| addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>();
+        let now = Time(1);
+        let mut pulled = Pulled::new(now, &names(&[one]));
+        let mut turns = 0;
+        for (upstreams, expected) in [
+            (vec![one], [vec![Some(one)], vec![]]),
+            (vec![one], [vec![], vec![]]),
+            (vec![same], [vec![Some(same)], vec![]]),
+            (vec![other], [vec![None], vec![Some(other)]]),
+            (vec![], [vec![], vec![None]]),
+        ] {
+            pulled.contact.set_names(now, &names(&upstreams), |_| true);
+            turns = pulled.follow(&key, &workers, steering, turns);
+            assert_eq!(told(&workers), expected, "{upstreams:?}");
+            assert_eq!(pulled.turn, turns);
+        }
+    }
+}

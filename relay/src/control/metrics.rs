@@ -1,5 +1,6 @@
 //! The counts as metrics, in Prometheus' text format.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use mesh::DropReason;
@@ -7,10 +8,10 @@ use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 
-use super::status::{ChannelStatus, QuotaStatus, Status};
+use super::status::{ChannelStatus, QuotaStatus, Status, UpstreamState, UpstreamStatus};
 use crate::snapshot::Snapshot;
 
-/// Channels that have metrics of their own, those with the most subscribers; each costs six lines. All others are one.
+/// Channels that have metrics of their own, those with the most subscribers; each costs eleven lines. All others are one.
 const CHANNELS_MAX: usize = 100;
 
 /// Prometheus scrapes at least this often, or it cannot tell what has gone from what it missed.
@@ -76,6 +77,7 @@ pub(super) fn publish(snapshot: &Snapshot, status: &Status) {
     }
     publish_channels(&status.channels);
     status.quota.iter().for_each(publish_quota);
+    publish_upstreams(status);
 }
 
 fn publish_quota(quota: &QuotaStatus) {
@@ -127,6 +129,43 @@ fn publish_channel(label: String, channel: &ChannelStatus) {
     ];
     for (name, figure) in figures {
         gauge!(name, "channel" => label.clone()).set(figure);
+    }
+}
+
+/// How many upstreams are in which state, and of the named channels the upstream with a session that brings the most. Not
+/// their addresses: who publishes is nobody else's business, and there is no bound to them.
+fn publish_upstreams(status: &Status) {
+    for (state, label) in UpstreamState::ALL {
+        let count = status.upstreams.iter().filter(|upstream| upstream.state == state).count();
+        gauge!("superpeer_upstreams", "state" => label).set(count as f64);
+    }
+    let named: HashSet<&str> =
+        status.channels.iter().take(CHANNELS_MAX).map(|channel| channel.key.as_str()).collect();
+    let upstreams: Vec<&UpstreamStatus> = status.upstreams.iter().collect();
+    // They are in the order of their channels.
+    for of_channel in upstreams.chunk_by(|a, b| a.channel == b.channel) {
+        let key = of_channel[0].channel.as_str();
+        let sessions = of_channel.iter().filter_map(|upstream| upstream.session);
+        let Some(main) = sessions.clone().max_by_key(|session| session.shards_received) else { continue };
+        if !named.contains(key) {
+            continue;
+        }
+        let label = key[..16].to_owned();
+        let seconds = |us: i64| us as f64 / 1e6;
+        let figures = [
+            ("superpeer_channel_upstream_rtt_seconds", main.rtt_us.map(|us| seconds(us as i64))),
+            ("superpeer_channel_arrival_delay_seconds", main.delay_us.map(seconds)),
+            ("superpeer_channel_arrival_spread_seconds", Some(seconds(main.spread_us))),
+            (
+                "superpeer_channel_duplicates",
+                Some(sessions.map(|session| session.duplicates).sum::<u64>() as f64),
+            ),
+        ];
+        for (name, figure) in figures {
+            if let Some(figure) = figure {
+                gauge!(name, "channel" => label.clone()).set(figure);
+            }
+        }
     }
 }
 

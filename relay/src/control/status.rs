@@ -1,5 +1,7 @@
 //! What the relay is doing, for people and programs: one JSON object.
 
+mod upstream;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use crate::config::Counts;
 use crate::process;
 use crate::running::Relay;
 use crate::snapshot::{Snapshot, WorkerSummary};
+pub use upstream::{UpstreamRole, UpstreamSession, UpstreamState, UpstreamStatus};
 
 /// The answer to `GET /status` and to `superpeer status --json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +52,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// One entry for each channel, those with the most subscribers first.
     pub channels: Vec<ChannelStatus>,
+    /// Who gives them: publishers, and the relays that they are pulled from. By channel.
+    pub upstreams: Vec<UpstreamStatus>,
     /// Totals since the start.
     pub totals: Totals,
     /// The transfer quota, if there is one.
@@ -215,6 +220,7 @@ impl Status {
                 })
                 .collect(),
             channels,
+            upstreams: upstream::all(&relay.upstreams(), &now.upstreams),
             totals: Totals {
                 received_bytes: now.plane.bytes_received,
                 sent_bytes: now.plane.bytes_sent,

@@ -11,7 +11,12 @@ use crate::wait::until;
 
 /// A daemon with an admin listener, and where that is.
 fn start() -> (Daemon, SocketAddr) {
-    let (daemon, log) = Daemon::start_with_log("127.0.0.1:0", &["--open", "--admin", "127.0.0.1:0"]);
+    start_with("127.0.0.1:0", &["--open"])
+}
+
+/// The same, with more to say to it.
+pub(crate) fn start_with(listen: &str, more: &[&str]) -> (Daemon, SocketAddr) {
+    let (daemon, log) = Daemon::start_with_log(listen, &[more, &["--admin", "127.0.0.1:0"]].concat());
     (daemon, address_in(&log))
 }
 

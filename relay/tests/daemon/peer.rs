@@ -83,6 +83,13 @@ impl Peer {
         }
     }
 
+    /// Publishes or watches at another relay too.
+    pub(crate) fn also(mut self, relay: SocketAddr) -> Peer {
+        let now = self.now();
+        self.node.dial(now, self.channel, relay);
+        self
+    }
+
     pub(crate) fn now(&self) -> Time {
         self.clock.time_at(Instant::now())
     }
