@@ -318,8 +318,11 @@ mod tests {
 
     /// What each worker was told since the last call.
     fn told(workers: &[Reach]) -> Vec<Vec<Option<SocketAddr>>> {
-        let of = |reach: &Reach| std::iter::from_fn(|| reach.shared.pulls.pop()).map(|pull| pull.target);
-        workers.iter().map(|reach| of(reach).collect()).collect()
+        let of = |reach: &Reach| {
+            let pulls = std::iter::from_fn(|| reach.shared.pulls.pop());
+            pulls.map(|pull| pull.target).collect()
+        };
+        workers.iter().map(of).collect()
     }
 
     #[test]
