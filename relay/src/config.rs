@@ -36,6 +36,9 @@ pub const DEFAULT_CONFIG: &str = include_str!("../../systemd/superpeer.toml");
 /// A configuration file is at most this long, in bytes: the links of 100,000 channels.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
+/// Channels carried at once, at most.
+const CHANNELS_MAX: u64 = 100_000;
+
 /// What the daemon is told. The keys are those of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -327,7 +330,10 @@ impl Config {
 
     fn check(&self, text: &str, path: &str) -> Result<(), ConfigError> {
         let zero_copy = ("zero_copy_from_bytes", u64::from(self.zero_copy_from_bytes), 0, SLOT_BYTES as u64);
-        let ranges = self.limits.ranges().into_iter().chain([zero_copy, self.quota.start_day_range()]);
+        let pulled = self.upstreams().len() as u64;
+        let channels = ("limits.channels", self.limits.channels as u64, pulled, CHANNELS_MAX);
+        let others = [zero_copy, channels, self.quota.start_day_range()];
+        let ranges = self.limits.ranges().into_iter().chain(others);
         match ranges.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
             Some((key, value, least, most)) => {
                 let line = line_of(text, key).unwrap_or(0);
@@ -414,7 +420,7 @@ impl LimitsConfig {
         let mib_min = SLOT_MEMORY_BYTES_MIN.div_ceil(1 << 20);
         let mib_max = SLOT_MEMORY_BYTES_MAX >> 20;
         [
-            ("limits.channels", self.channels as u64, 1, 100_000),
+            ("limits.channels", self.channels as u64, 1, CHANNELS_MAX),
             ("limits.subscribers", self.subscribers as u64, 1, 1_000_000),
             ("limits.sessions_per_address", self.sessions_per_address as u64, 1, 1_000_000),
             ("limits.window_seconds", self.window_seconds, 1, 600),

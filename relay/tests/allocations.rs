@@ -148,7 +148,7 @@ impl Stream {
     }
 }
 
-/// A worker's snapshot lists the channels: one allocation a second, by design.
+/// A worker's snapshot lists the channels and who gives them: two allocations a second, by design.
 fn nothing_but_snapshots_is_allocated(io: Io, workers: usize) {
     let mut stream = Stream::new(io, workers);
     (0..WARM_UP_CHUNKS).for_each(|_| stream.chunk());
@@ -166,7 +166,7 @@ fn nothing_but_snapshots_is_allocated(io: Io, workers: usize) {
         begun.elapsed()
     );
     // One snapshot of each worker may wait to be taken, before and after; those taken are put together here.
-    let by_workers = workers * (snapshots + 1);
+    let by_workers = 2 * workers * (snapshots + 1);
     assert!(allocations <= by_workers + snapshots, "{change:?}, {snapshots} snapshots");
     let counted = stream.relay.stop().expect("the worker did not panic").node;
     assert!(counted.chunks >= WARM_UP_CHUNKS + CHUNKS, "{counted:?}");

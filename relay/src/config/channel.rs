@@ -127,6 +127,12 @@ mod tests {
         let names = ["relay.example:7450", "[2001:db8::1]:7450"].map(str::to_owned).to_vec();
         assert_eq!(config.upstreams(), [(key, names)].into());
         assert!(parse("").unwrap().upstreams().is_empty());
+        let two = (1..=2).map(|number| codec::ChannelSecret::from_seed(&[number; 32]).key());
+        let two: Vec<String> =
+            two.map(|key| format!("{{ link = \"{key}\", upstreams = [\"192.0.2.1:1\"] }}")).collect();
+        let text = format!("channels = [{}]\n[limits]\nchannels = 1", two.join(", "));
+        let error = Config::parse(&text, "test.toml").unwrap_err().to_string();
+        assert!(error.contains(":3: limits.channels = 1: must be 2 to"), "{error}");
         let error = parse("\"relay.example\"").unwrap_err().to_string();
         assert!(error.contains("line 1") && error.contains("not host:port"), "{error}");
         let error = parse(&"\"192.0.2.1:1\",".repeat(9)).unwrap_err().to_string();
