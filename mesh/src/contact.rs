@@ -233,10 +233,15 @@ impl Contact {
         }
     }
 
-    /// Goes on with other relays; the session stays if its relay does. Who refused for good is asked again.
+    /// Goes on with these relays; the session stays if its relay does, and relays that others named if the user's are the
+    /// same. Who refused for good is asked again.
     pub fn set_names(&mut self, now: Time, names: &[String], mut turn: impl FnMut(SocketAddr) -> bool) {
         let before = self.current.map(|(index, address)| (self.relays[index].name.clone(), address));
-        self.relays = self.with_names(now, names);
+        let (hints, users): (Vec<Relay>, Vec<Relay>) =
+            self.relays.iter().cloned().partition(|relay| relay.is_hint);
+        let relays = self.with_names(now, names);
+        let same = relays.iter().map(|relay| &relay.name).eq(users.iter().map(|relay| &relay.name));
+        self.relays = relays.into_iter().chain(hints.into_iter().filter(|_| same)).collect();
         let place = |(name, address): (String, SocketAddr)| {
             Some((self.relays.iter().position(|relay| relay.name == name)?, address))
         };

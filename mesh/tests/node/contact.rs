@@ -204,4 +204,13 @@ fn other_names_keep_the_session_if_its_relay_is_among_them() {
     assert_eq!(lab.target(), None);
     lab.contact.set_names(lab.now, &names(&[TWO]), |_| true);
     assert_eq!(lab.target(), Some(at(TWO)), "who refused is asked again");
+    lab.refuse(RefuseReason::Full, &["192.0.2.3:7450"]);
+    lab.contact.set_names(lab.now, &names(&[TWO]), |_| panic!("nothing has changed"));
+    assert_eq!(lab.target(), Some(at("192.0.2.3:7450")));
+    lab.contact.set_names(lab.now, &names(&[ONE]), |_| true);
+    assert_eq!(
+        (lab.target(), lab.contact.relays().count()),
+        (Some(at(ONE)), 1),
+        "hints of others are forgotten"
+    );
 }

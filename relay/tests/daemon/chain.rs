@@ -126,7 +126,11 @@ fn a_stream_goes_through_relays_of_several_workers(io: &str) {
     let session = seen.session.unwrap();
     assert!(session.shards_lost == 0, "{session:?}");
     assert!(session.delay_us.is_some() && session.delay_us_min <= session.delay_us, "{session:?}");
-    let [from_publisher] = origin.upstreams().try_into().unwrap();
+    let from_publisher = until("figures of the publisher", || {
+        peers.iter_mut().for_each(|peer| peer.turn());
+        let [upstream] = origin.upstreams().try_into().unwrap();
+        Some(upstream).filter(|upstream| upstream.session.is_some_and(|session| session.delay_us.is_some()))
+    });
     assert_eq!(
         (from_publisher.role, from_publisher.state),
         (UpstreamRole::Publisher, UpstreamState::Connected)
