@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::admin::{get, start_with, status};
 use crate::daemon::Daemon;
+use crate::lossy::Lossy;
 use crate::peer::{Peer, all_until, secret};
 use crate::wait::until;
 
@@ -162,6 +163,33 @@ fn a_stream_goes_through_relays_of_several_workers_through_io_uring() {
 #[test]
 fn a_stream_goes_through_relays_of_several_workers_without_io_uring() {
     a_stream_goes_through_relays_of_several_workers("mmsg");
+}
+
+#[test]
+fn what_is_lost_on_the_way_from_an_upstream_is_made_good() {
+    let origin = Relay::start(1, "open = true", &[]);
+    let way = Lossy::to(origin.address(), 10);
+    let edge = Relay::start(2, &pulling(1, &[way.address.to_string()]), &["--workers", "2"]);
+    let mut publisher = Peer::publisher(origin.address(), secret(1));
+    let mut viewer = Peer::viewer(edge.address(), secret(1).key());
+    let mut peers = [&mut publisher, &mut viewer];
+    all_until(&mut peers, "both are connected", |peers| peers.iter().all(|peer| peer.is_connected()));
+    edge.until_states(&mut peers, &[UpstreamState::Connected]);
+    let mut published = Vec::new();
+    for round in 0..5 {
+        published.extend(stream(&mut peers, round * 10));
+        until_all_have(&mut peers, &published);
+    }
+    let session = until("figures of it", || {
+        peers.iter_mut().for_each(|peer| peer.turn());
+        let [upstream] = edge.upstreams().try_into().unwrap();
+        upstream.session.filter(|session| session.shards_recovered + session.shards_repaired > 20)
+    });
+    assert!(way.lost() > 80 && session.shards_repaired > 0, "{} lost, {session:?}", way.lost());
+    peers[0].finish();
+    all_until(&mut peers, "the end", |peers| peers[1].ended);
+    assert!(peers[1].output == published);
+    println!("{} lost on the way; {session:?}", way.lost());
 }
 
 #[test]

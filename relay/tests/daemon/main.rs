@@ -7,6 +7,7 @@ mod daemon;
 mod hostile;
 mod in_process;
 mod locked_memory;
+mod lossy;
 mod peer;
 mod quota;
 mod reload;
