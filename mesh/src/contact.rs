@@ -173,13 +173,15 @@ impl Contact {
     ) {
         let Some(index) = self.relays.iter().position(|relay| relay.name == name) else { return };
         let relay = &mut self.relays[index];
+        let is_first = relay.addresses.is_empty();
         relay.addresses = addresses.iter().copied().map(canonical).collect();
         (relay.lookup, relay.wait) = (Lookup::Done, LOOKUP_WAIT_MIN);
         let moved = match self.current {
             None => true,
-            Some((at, target)) => {
-                at == index && !self.connected && !self.relays[index].addresses.contains(&target)
-            }
+            Some(_) if self.connected => false,
+            // It would have been tried before, had it been known.
+            Some((at, _)) if at > index => is_first,
+            Some((at, target)) => at == index && !self.relays[index].addresses.contains(&target),
         };
         let mut places = self.places().into_iter().filter(|(at, _)| *at == index);
         if moved && let Some(place) = places.find(|(_, address)| turn(*address)) {

@@ -87,6 +87,20 @@ fn an_address_needs_no_lookup_and_a_name_is_looked_up_again_when_nobody_answers_
 }
 
 #[test]
+fn a_name_that_is_found_late_has_its_turn_before_those_after_it_but_once() {
+    let mut lab = Lab::new(&["relay.example:7450", TWO]);
+    assert_eq!(lab.target(), Some(at(TWO)), "nobody waits for a name");
+    lab.contact.handle_found("relay.example:7450", &[at(ONE)], |_| true);
+    assert_eq!(lab.target(), Some(at(ONE)));
+    lab.tell(&Event::Unanswered { dial: lab.dial });
+    assert_eq!(lab.target(), Some(at(TWO)));
+    lab.contact.handle_found("relay.example:7450", &[at(ONE)], |_| panic!("it was tried"));
+    let mut lab = Lab::new(&["relay.example:7450", TWO]);
+    lab.connect();
+    lab.contact.handle_found("relay.example:7450", &[at(ONE)], |_| panic!("there is a session"));
+}
+
+#[test]
 fn a_name_that_is_not_found_is_looked_up_again_after_growing_waits() {
     let mut lab = Lab::new(&["relay.example:7450"]);
     let mut waits = Vec::new();
