@@ -311,6 +311,7 @@ fn short(key: &ChannelKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meter::Meter;
 
     fn at(address: &str) -> SocketAddr {
         address.parse().unwrap()
@@ -329,7 +330,8 @@ mod tests {
     fn a_dial_is_at_the_worker_that_hears_the_upstream_and_moves_with_it() {
         let key = ChannelKey([1; 32]);
         let steering = Steering::new(2, 0x9e37_79b1);
-        let reach = || Reach { shared: Shared::new(), waker: Waker::new().unwrap() };
+        let reach =
+            || Reach { shared: Shared::new(Arc::new(Meter::new(false))), waker: Waker::new().unwrap() };
         let workers = [reach(), reach()];
         let mut hosts = [Vec::new(), Vec::new()];
         for host in 1..=20 {
