@@ -33,7 +33,7 @@ pub use limits::Limits;
 pub use memory::Memory;
 pub use node::{
     Admission, ChannelId, ChannelSummary, DialId, Event, LostReason, Node, NodeConfig, Progress, Siblings,
-    UpstreamSummary,
+    UpstreamSummary, Whom,
 };
 pub use outbox::{Outbox, Payload, SLOT_BYTES, SlotIndex, Transmit};
 pub use share::Share;

@@ -180,6 +180,10 @@ pub(crate) const HELLO_CHECKS: Rate = Rate { burst: 500, per_second: 500 };
 /// New sessions per second for one address, once it has used up as many as it may hold: each costs a backlog.
 pub(crate) const GRANTS_PER_SECOND: u32 = 1;
 
+/// Peers and channels that whoever runs the node keeps out: more than anybody types, and with 1,024 of 56 bytes no memory
+/// to speak of.
+pub(crate) const KICKED_MAX: usize = 1_024;
+
 /// A session of this length was worth having: the next attempt starts with short waits again.
 pub const SESSION_WORTH: Duration = Duration::from_secs(5);
 

@@ -4,6 +4,7 @@ mod accepting;
 mod control;
 mod dialling;
 mod inbound;
+mod kicking;
 mod local;
 mod sessions;
 mod sharing;
@@ -39,6 +40,9 @@ use crate::session::{Backlog, PeerKey, Session};
 use crate::stats::{ChannelCounters, Counters, DropReason, Verdict};
 use crate::time::Time;
 pub use upstreams::UpstreamSummary;
+
+use kicking::Kicked;
+pub use kicking::Whom;
 
 /// Whose `Hello`s a node grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,6 +264,7 @@ pub struct Node {
     closed_because: Option<RefuseReason>,
     /// Why nobody new is let in who wants to take a channel.
     closed_to_subscribers: Option<RefuseReason>,
+    kicked: Kicked,
     random: ChaCha12Rng,
     cookies: CookieJar,
     arena: Arena,
@@ -320,6 +325,7 @@ impl Node {
             others: config.others,
             closed_because: None,
             closed_to_subscribers: None,
+            kicked: Kicked::new(hashing),
             random,
             cookies: CookieJar::new(cookie_secret),
             arena: Arena::new(memory),
@@ -448,6 +454,11 @@ impl Node {
     /// Sessions of both directions.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Of these, the ones that others asked for.
+    pub fn granted_sessions(&self) -> usize {
+        self.sessions.iter().filter(|(_, session)| session.dial.is_none()).count()
     }
 
     /// Bytes of slot memory that windows fill now.

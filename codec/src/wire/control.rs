@@ -112,6 +112,9 @@ pub enum RefuseReason {
     /// It has transferred as much as it may in this period.
     #[error("this node has used up its transfer quota")]
     QuotaUsed,
+    /// Whoever runs the node keeps the peer or the channel out for a while.
+    #[error("whoever runs this node keeps this peer or channel out for a while")]
+    Kicked,
 }
 
 /// Addresses of other nodes worth trying.
@@ -308,7 +311,7 @@ impl Control {
 }
 
 /// In the order of their wire values, which start at 1.
-const REFUSE_REASONS: [RefuseReason; 9] = [
+const REFUSE_REASONS: [RefuseReason; 10] = [
     RefuseReason::ChannelNotAllowed,
     RefuseReason::Full,
     RefuseReason::TooManyFromAddress,
@@ -318,6 +321,7 @@ const REFUSE_REASONS: [RefuseReason; 9] = [
     RefuseReason::Closing,
     RefuseReason::EgressFull,
     RefuseReason::QuotaUsed,
+    RefuseReason::Kicked,
 ];
 
 /// In the order of their wire values, which start at 1.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use codec::wire::control::{
-    Challenge, Control, Hello, Refuse, RefuseReason, Role, Sender, SessionId, Welcome,
+    Challenge, Control, Hello, Nodes, Refuse, RefuseReason, Role, Sender, SessionId, Welcome,
 };
 use codec::{ChannelVerifier, InvalidKey};
 use rand_chacha::rand_core::Rng;
@@ -59,7 +59,8 @@ impl Node {
             Err(reason) => {
                 self.counters.sessions_refused += 1;
                 let retry_after_ms = REFUSED_WAIT.as_millis() as u32;
-                let nodes = self.others.clone();
+                // Whom this node keeps out, it sends to nobody.
+                let nodes = if reason == RefuseReason::Kicked { Nodes::new() } else { self.others.clone() };
                 Control::Refuse(Refuse { nonce: hello.nonce, reason, retry_after_ms, nodes })
             }
         };
@@ -77,6 +78,9 @@ impl Node {
     ) -> Result<usize, RefuseReason> {
         if !self.admission.allows(&hello.key) {
             return Err(RefuseReason::ChannelNotAllowed);
+        }
+        if self.kicked.holds(now, peer.address, &hello.key) {
+            return Err(RefuseReason::Kicked);
         }
         if held.is_none() {
             self.check_room(peer.address, hello)?;

@@ -10,7 +10,7 @@ use codec::wire::control::{
 use codec::{
     ChannelKey, ChannelSecret, ChunkHeader, DATAGRAM_BYTES, Fec, Sequence, ShardSet, SlotLayout, seal_chunk,
 };
-use mesh::{Admission, ChannelId, DropReason, Event, Limits, LostReason, NodeConfig, Verdict};
+use mesh::{Admission, ChannelId, DropReason, Event, Limits, LostReason, NodeConfig, Verdict, Whom};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -200,6 +200,38 @@ fn a_node_closed_to_subscribers_lets_publishers_in() {
     net.node(relay).close_to_subscribers(None);
     net.run(Duration::from_secs(6));
     assert_eq!(net.node(relay).sessions(), 2);
+}
+
+#[test]
+fn whoever_is_kicked_is_told_and_refused_until_the_time_is_over() {
+    for whom in 0..3 {
+        let mut net = Net::new(7, CLEAN);
+        let others = [address(9)].into_iter().collect();
+        let relay = net.add(NodeConfig { others, ..relay_config() });
+        let (publisher, _) = net.publisher(relay);
+        let (viewer, _) = net.viewer(relay, Sequence(0));
+        net.run(Duration::from_millis(100));
+        let (whom, ended) = [
+            (Whom::Address(address(viewer).ip()), 1),
+            (Whom::Peer(address(viewer)), 1),
+            (Whom::Channel(key()), 2),
+        ][whom];
+        let until = net.now.after(Duration::from_secs(10));
+        let now = net.now;
+        assert_eq!(net.node(relay).kick(now, whom, until), Some(ended), "{whom:?}");
+        assert_eq!(net.node(relay).granted_sessions(), 2 - ended);
+        net.run(Duration::from_millis(9_900));
+        assert_eq!(net.node(relay).granted_sessions(), 2 - ended);
+        let bye = LostReason::Bye(ByeReason::Done);
+        let gone = |event: &Event| matches!(event, Event::Lost { reason, nodes, .. } if *reason == bye && nodes.is_empty());
+        let refused = |event: &Event| matches!(event, Event::Refused { reason: RefuseReason::Kicked, nodes, .. } if nodes.is_empty());
+        let events = net.events(viewer);
+        assert!(events.iter().any(gone) && events.iter().any(refused), "{events:?}");
+        let publisher_gone = net.events(publisher).iter().any(gone);
+        assert_eq!(publisher_gone, ended == 2, "{:?}", net.events(publisher));
+        net.run(Duration::from_secs(6));
+        assert_eq!(net.node(relay).granted_sessions(), 2, "let in again");
+    }
 }
 
 #[test]
