@@ -33,9 +33,13 @@ pub const RING_LOCKED_BYTES: u64 = 128 << 10;
 /// Descriptors that each worker has: socket, ring, waker.
 pub const FILES_PER_WORKER: u64 = 3;
 
-/// Descriptors of the rest of the process, with room to spare: standard streams, the runtime's, the admin listener and
-/// whoever asks it.
-pub const FILES_BESIDE_WORKERS: u64 = 64;
+/// Connections of one admin listener at once: a few people, a scraper and a load balancer's checks. One more, and the oldest
+/// is cut, so that whoever holds many connections does not keep others out.
+pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 32;
+
+/// Descriptors of the rest of the process, with room to spare: standard streams, the runtime's, both admin listeners and
+/// whoever asks them.
+pub const FILES_BESIDE_WORKERS: u64 = 32 + 2 * ADMIN_CONNECTIONS_MAX as u64;
 
 /// Messages handed to the plane at once. Between two batches arrivals are taken in, so this also bounds how long
 /// control traffic waits for the fan-out: about 1 ms.

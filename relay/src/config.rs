@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -72,6 +72,45 @@ pub struct Config {
 pub struct AdminConfig {
     /// Where its status and metrics are to be had.
     pub listen: AdminListen,
+    /// Where commands are taken.
+    pub socket: AdminSocket,
+}
+
+/// A unix socket, or nothing: who may connect is a matter of its file's permissions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub enum AdminSocket {
+    /// `admin.sock` in the runtime directory that systemd gives (`$RUNTIME_DIRECTORY`); without one, nothing.
+    #[default]
+    Auto,
+    /// Nothing.
+    Off,
+    /// This file.
+    Path(PathBuf),
+}
+
+impl AdminSocket {
+    /// The file.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        match self {
+            AdminSocket::Auto => {
+                let folders = std::env::var_os("RUNTIME_DIRECTORY")?;
+                Some(std::env::split_paths(&folders).next()?.join("admin.sock"))
+            }
+            AdminSocket::Off => None,
+            AdminSocket::Path(path) => Some(path.clone()),
+        }
+    }
+}
+
+impl From<String> for AdminSocket {
+    fn from(text: String) -> AdminSocket {
+        match text.as_str() {
+            "auto" => AdminSocket::Auto,
+            "off" => AdminSocket::Off,
+            _ => AdminSocket::Path(text.into()),
+        }
+    }
 }
 
 /// A loopback address, TCP, or nothing: whoever can connect sees everything, without a password.
@@ -107,7 +146,10 @@ impl TryFrom<String> for AdminListen {
 
 impl Default for AdminConfig {
     fn default() -> AdminConfig {
-        AdminConfig { listen: AdminListen(Some((Ipv4Addr::LOCALHOST, 7451).into())) }
+        AdminConfig {
+            listen: AdminListen(Some((Ipv4Addr::LOCALHOST, 7451).into())),
+            socket: AdminSocket::default(),
+        }
     }
 }
 
@@ -373,7 +415,8 @@ impl Config {
             ("workers", self.workers != new.workers),
             ("zero_copy_from_bytes", self.zero_copy_from_bytes != new.zero_copy_from_bytes),
             ("limits.memory_mib", self.limits.memory_mib != new.limits.memory_mib),
-            ("admin.listen", self.admin != new.admin),
+            ("admin.listen", self.admin.listen != new.admin.listen),
+            ("admin.socket", self.admin.socket != new.admin.socket),
         ];
         differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }

@@ -1,10 +1,15 @@
 //! The control thread: signals in, counts out. Never on the data path.
 
+pub mod commands;
 mod door;
+mod drain;
 mod history;
 mod http;
+mod listener;
 mod metrics;
+mod operator;
 mod quota;
+mod socket;
 pub mod status;
 mod systemd;
 
@@ -13,16 +18,21 @@ use std::time::Duration;
 
 use mesh::Time;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{error, info};
 
 use crate::config::{Config, ConfigError};
+use crate::log::Restraint;
 use crate::running::Relay;
 use crate::snapshot::Snapshot;
 use crate::worker::SNAPSHOT_INTERVAL;
+use commands::Draining;
 use door::Door;
+use drain::PORTION_INTERVAL;
 use history::History;
 use http::Board;
+use operator::Operator;
 use quota::Quota;
 use status::{QuotaStatus, Sources, Status};
 
@@ -32,12 +42,16 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Workers that have said nothing for so long are not well.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 
-/// Watches over the relay until a signal comes, and shows on the admin listener what it does. With SIGHUP, `load` gives
+/// Commands that wait for the control thread; whoever has one more waits too.
+const COMMANDS_MAX: usize = 16;
+
+/// Watches over the relay until a signal comes or it has been drained, shows what it does, and obeys commands. `load` gives
 /// the configuration anew. Returns whether the relay ended as it should.
 pub(crate) async fn supervise(
     relay: Relay,
     config: Config,
     load: impl Fn() -> Result<Config, ConfigError>,
+    log: &Restraint,
 ) -> std::io::Result<bool> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -49,18 +63,42 @@ pub(crate) async fn supervise(
     let mut door = Door::default();
     let mut quota = Quota::open(&config.quota, &relay);
     quota.settle(&relay, &mut door);
+    let (command_to, mut commands) = mpsc::channel(COMMANDS_MAX);
+    let _socket_file = config
+        .admin
+        .socket
+        .path()
+        .and_then(|path| http::serve_socket(&path, Arc::clone(&view.board), command_to.clone()));
+    let mut operator = Operator::new(&relay, config, load);
     // Whoever waits for this line may signal from now on.
     info!("{}", relay.probe());
     systemd::ready();
     let mut ticks = tokio::time::interval(SNAPSHOT_INTERVAL);
+    let mut portions = tokio::time::interval(PORTION_INTERVAL);
+    // Nobody asks for them before a drain, and those of that time are not to be made up for.
+    portions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let name = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
-            _ = hangup.recv() => if let Some(new) = reload(&relay, &config, load()) {
-                quota.configure(&new.quota).await;
+            _ = hangup.recv() => if operator.hangup() {
+                quota.configure(&operator.config().quota).await;
                 quota.settle(&relay, &mut door);
             },
+            Some(command) = commands.recv() => {
+                if operator.obey(command, &mut door) {
+                    quota.configure(&operator.config().quota).await;
+                    quota.settle(&relay, &mut door);
+                }
+                // Whoever asked hears of it before a drain can be over.
+                portions.reset();
+                view.show_drain(operator.draining());
+            }
+            _ = portions.tick(), if operator.draining().is_some() => {
+                if operator.let_some_go() {
+                    break "drained";
+                }
+            }
             () = quota.stir() => quota.settle(&relay, &mut door),
             _ = ticks.tick() => {
                 if !relay.is_alive() {
@@ -68,7 +106,10 @@ pub(crate) async fn supervise(
                     return Ok(false);
                 }
                 quota.tick(&relay, &mut door);
-                view.update(&relay, quota.status());
+                if view.update(&relay, quota.status(), operator.draining()) {
+                    operator.note_sessions(view.last.granted_sessions);
+                }
+                log.tell(std::time::Instant::now(), false);
             }
         }
     };
@@ -77,35 +118,22 @@ pub(crate) async fn supervise(
     let last = relay.stop();
     quota.finish().await;
     if let Some(snapshot) = &last {
+        let node = &snapshot.node;
         info!(
-            granted = snapshot.node.sessions_granted,
-            shards_in = snapshot.node.shards_stored,
-            shards_out = snapshot.node.shards_sent,
-            recovered = snapshot.node.shards_recovered,
-            repaired = snapshot.node.shards_repaired,
-            lost = snapshot.node.chunks_lost,
-            "stopped"
+            granted = node.sessions_granted,
+            shards_in = node.shards_stored,
+            shards_out = node.shards_sent,
+            recovered = node.shards_recovered,
+            repaired = node.shards_repaired,
+            lost = node.chunks_lost,
+            "stopped, after {} sessions, {} shards in and {} out",
+            node.sessions_granted,
+            node.shards_stored,
+            node.shards_sent
         );
     }
+    log.tell(std::time::Instant::now(), true);
     Ok(last.is_some())
-}
-
-/// A configuration that is wrong changes nothing; one that is right is returned.
-fn reload(relay: &Relay, started_with: &Config, new: Result<Config, ConfigError>) -> Option<Config> {
-    let new = match new {
-        Ok(new) => new,
-        Err(error) => {
-            error!("SIGHUP: {error}; the relay goes on as before");
-            return None;
-        }
-    };
-    let later = started_with.only_at_restart(&new);
-    if !later.is_empty() {
-        warn!("changed, and acts when the relay is started again: {}", later.join(", "));
-    }
-    relay.configure(&new);
-    info!("SIGHUP: the configuration was read anew");
-    Some(new)
 }
 
 /// What the relay has counted, for all who look at it.
@@ -121,7 +149,15 @@ struct View {
 impl View {
     fn new(relay: &Relay) -> View {
         let board = Board::new(metrics::install());
-        let status = Status { probe: relay.probe().to_owned(), is_healthy: true, ..Status::default() };
+        // All that is known before the workers have counted.
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            listen: Some(relay.local_addr()),
+            probe: relay.probe().to_owned(),
+            uses_io_uring: relay.uses_io_uring(),
+            is_healthy: true,
+            ..Status::default()
+        };
         board.show(status);
         View {
             board,
@@ -133,25 +169,32 @@ impl View {
         }
     }
 
-    fn update(&mut self, relay: &Relay, quota: Option<QuotaStatus>) {
+    fn show_drain(&self, drain: Option<Draining>) {
+        let last = self.board.status();
+        self.board.show(Status { drain, ..(*last).clone() });
+    }
+
+    /// Returns whether the workers have counted anew.
+    fn update(&mut self, relay: &Relay, quota: Option<QuotaStatus>, drain: Option<Draining>) -> bool {
         let Some(now) = relay.take_snapshot() else {
             if self.heard_at.elapsed() > SILENCE_MAX {
                 let last = self.board.status();
                 self.board.show(Status { is_healthy: false, quota, ..(*last).clone() });
             }
-            return;
+            return false;
         };
         self.heard_at = Instant::now();
         self.history.note(&now);
         let started_at = *self.started_at.get_or_insert(now.at);
         let sources =
-            Sources { relay, started_at, history: &self.history, last: &self.last, now: &now, quota };
+            Sources { relay, started_at, history: &self.history, last: &self.last, now: &now, quota, drain };
         let status = Status::new(&sources);
         metrics::publish(&now, &status);
         systemd::alive(&status);
         self.board.show(status);
         self.log.note(&now);
         self.last = now;
+        true
     }
 }
 
@@ -171,17 +214,20 @@ impl Log {
         if elapsed < LOG_INTERVAL {
             return;
         }
-        let mbit = |bytes: u64| (bytes * 8) as f64 / 1e6 / elapsed.as_secs_f64();
+        let mbit = |bytes: u64| ((bytes * 8) as f64 / 1e5 / elapsed.as_secs_f64()).round() / 10.0;
         let subscribers: usize = snapshot.channels.iter().map(|channel| channel.subscribers).sum();
+        let channels = snapshot.channels.len();
+        let mbit_in = mbit(snapshot.plane.bytes_received - last.plane.bytes_received);
+        let mbit_out = mbit(snapshot.plane.bytes_sent - last.plane.bytes_sent);
         info!(
-            channels = snapshot.channels.len(),
+            channels,
             subscribers,
-            mbit_in = format_args!("{:.1}", mbit(snapshot.plane.bytes_received - last.plane.bytes_received)),
-            mbit_out = format_args!("{:.1}", mbit(snapshot.plane.bytes_sent - last.plane.bytes_sent)),
+            mbit_in,
+            mbit_out,
             lost = snapshot.node.chunks_lost - last.node.chunks_lost,
             dropped = snapshot.node.dropped.total() - last.node.dropped.total(),
             skipped = snapshot.node.jobs_skipped - last.node.jobs_skipped,
-            "carried"
+            "carried {channels} channels, {mbit_in} Mbit/s, to {subscribers} subscribers, {mbit_out} Mbit/s"
         );
         self.last = Some(snapshot.clone());
     }

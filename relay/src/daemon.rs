@@ -1,18 +1,18 @@
 //! `superpeerd`: command line, log, exit status.
 
-use std::io::{IsTerminal, Write};
+use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::budget::use_small_pages;
-use crate::config::{AdminListen, Config, ConfigError, DEFAULT_CONFIG, Workers};
+use crate::config::{AdminListen, AdminSocket, Config, ConfigError, DEFAULT_CONFIG, Workers};
 use crate::control::supervise;
+use crate::log;
 use crate::plane::Io;
 use crate::running::Relay;
 
@@ -49,11 +49,14 @@ struct Args {
     /// Where status and metrics of the relay are to be had (HTTP, loopback only)
     #[arg(long, value_name = "ADDR:PORT|off")]
     admin: Option<AdminListen>,
+    /// Where commands are taken (a unix socket); by default in the runtime directory that systemd gives, else nowhere
+    #[arg(long, value_name = "PATH|off")]
+    admin_socket: Option<AdminSocket>,
     /// Say whether the configuration is right, and do nothing else
     #[arg(long, requires = "config")]
     check_config: bool,
     /// Print the commented default configuration, and do nothing else
-    #[arg(long, conflicts_with_all = ["config", "listen", "io", "workers", "open", "admin", "check_config"])]
+    #[arg(long, conflicts_with_all = ["config", "listen", "io", "workers", "open", "admin", "admin_socket", "check_config"])]
     print_config: bool,
 }
 
@@ -62,9 +65,10 @@ pub fn command() -> clap::Command {
     Args::command()
 }
 
-/// Runs the daemon; returns the exit status: 0, 1 on a failure, 2 on wrong usage.
-pub fn run() -> ExitCode {
-    let args = match Args::try_parse() {
+/// Runs the daemon with this command line, of which the first is the program's name; returns the exit status: 0, 1 on a
+/// failure, 2 on wrong usage.
+pub fn run(command_line: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(command_line) {
         Ok(args) => args,
         Err(error) => {
             // Help counts as such an error too. That its reader has gone is no failure.
@@ -92,6 +96,7 @@ fn load(args: &Args) -> Result<Config, ConfigError> {
     config.workers = args.workers.unwrap_or(config.workers);
     config.open |= args.open;
     config.admin.listen = args.admin.unwrap_or(config.admin.listen);
+    config.admin.socket = args.admin_socket.clone().unwrap_or(config.admin.socket);
     Ok(config)
 }
 
@@ -102,15 +107,7 @@ fn with_places(mut config: Config) -> Result<Config, ConfigError> {
 }
 
 fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError>) -> ExitCode {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        // A log that cannot be written must not end the relay.
-        .log_internal_errors(false)
-        .init();
+    let log = log::init();
     if !config.open && config.admission() == mesh::Admission::Listed(Default::default()) {
         tracing::warn!(
             "no channel is listed and the relay is not open: it will refuse everybody (`channels` in the configuration)"
@@ -124,16 +121,16 @@ fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError>) -> Exit
     };
     // Without io_uring, tokio-uring would panic.
     let ended = if relay.uses_io_uring() {
-        tokio_uring::start(supervise(relay, config, load))
+        tokio_uring::start(supervise(relay, config, load, &log))
     } else {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.and_then(|runtime| runtime.block_on(supervise(relay, config, load)))
+        runtime.and_then(|runtime| runtime.block_on(supervise(relay, config, load, &log)))
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            error!(%error, "cannot listen for signals");
+            error!("cannot listen for signals: {error}");
             ExitCode::FAILURE
         }
     }

@@ -8,6 +8,7 @@ pub mod config;
 mod control;
 mod daemon;
 mod inbox;
+mod log;
 mod meter;
 pub mod mmsg;
 pub mod plane;
@@ -20,7 +21,7 @@ pub mod uring;
 mod worker;
 
 pub use config::{Config, Workers};
-pub use control::status;
+pub use control::{commands, status};
 pub use daemon::{command, run};
 pub use running::{Relay, StartError};
 pub use snapshot::Snapshot;

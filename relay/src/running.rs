@@ -8,8 +8,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use codec::wire::control::RefuseReason;
-use mesh::{Anchor, Node, SLOT_BYTES, Siblings};
+use mesh::{Anchor, Node, SLOT_BYTES, Siblings, Whom};
 use thiserror::Error;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::config::Config;
 use crate::inbox::Inbox;
@@ -161,6 +162,14 @@ impl Relay {
     /// The upstreams that channels are to be pulled from, with those that these name.
     pub fn upstreams(&self) -> Vec<UpstreamView> {
         self.upstreams.views()
+    }
+
+    /// Ends the sessions of a peer or channel with a goodbye, and refuses it for this time. Each worker says how many
+    /// sessions that were, as [`Node::kick`] does.
+    pub(crate) fn kick(&self, whom: Whom, time: Duration) -> UnboundedReceiver<Option<usize>> {
+        let (ended, of_workers) = unbounded_channel();
+        self.order(&Order::Kick(whom, time, ended));
+        of_workers
     }
 
     fn order(&self, order: &Order) {

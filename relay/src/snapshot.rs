@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub plane: PlaneCounters,
     /// Sessions of both directions.
     pub sessions: usize,
+    /// Of these, the ones that others asked for.
+    pub granted_sessions: usize,
     /// Slot memory that windows fill, bytes.
     pub window_bytes: usize,
     /// What is carried.
@@ -55,11 +57,23 @@ impl Snapshot {
 
     /// This and what another worker has.
     fn with(mut self, other: Snapshot) -> Snapshot {
-        let Snapshot { at, node, plane, sessions, window_bytes, channels, upstreams, cpu, .. } = other;
+        let Snapshot {
+            at,
+            node,
+            plane,
+            sessions,
+            granted_sessions,
+            window_bytes,
+            channels,
+            upstreams,
+            cpu,
+            ..
+        } = other;
         self.at = self.at.max(at);
         self.node += node;
         self.plane += plane;
         self.sessions += sessions;
+        self.granted_sessions += granted_sessions;
         self.window_bytes += window_bytes;
         self.upstreams.extend(upstreams);
         let places: HashMap<_, _> =

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use codec::wire::control::RefuseReason;
 use crossbeam::queue::{ArrayQueue, SegQueue};
-use mesh::{Anchor, Node, NodeConfig, Outbox, Progress, Time};
+use mesh::{Anchor, Node, NodeConfig, Outbox, Progress, Time, Whom};
+use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
 use crate::budget::BATCH_MESSAGES;
@@ -65,6 +66,8 @@ pub(crate) enum Order {
     CloseToSubscribers(Option<RefuseReason>),
     /// To end at most so many sessions, with a goodbye.
     LetGo(usize),
+    /// To end someone's sessions, to refuse it for this time, and to say how many sessions that were: [`Node::kick`].
+    Kick(Whom, Duration, UnboundedSender<Option<usize>>),
 }
 
 pub(crate) struct Worker {
@@ -76,7 +79,6 @@ pub(crate) struct Worker {
     colleagues: Colleagues,
     pulls: Pulls,
     snapshot_at: Time,
-    wait_errors: u64,
 }
 
 /// The workers of a relay, seen from one of them.
@@ -120,7 +122,6 @@ impl Worker {
             clock,
             shared,
             snapshot_at: Time::default(),
-            wait_errors: 0,
         }
     }
 
@@ -155,7 +156,7 @@ impl Worker {
             self.node.handle_share(now, &share);
         }
         while let Some(order) = self.shared.orders.pop() {
-            self.obey(order);
+            self.obey(now, order);
         }
         self.pulls.turn(&mut self.node, now, &self.shared);
         self.node.handle_timeout(now);
@@ -190,13 +191,17 @@ impl Worker {
         progress
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, now: Time, order: Order) {
         match order {
             Order::Configure(config) => self.node.configure(*config),
             Order::CloseToNewcomers(reason) => self.node.close_to_newcomers(reason),
             Order::CloseToSubscribers(reason) => self.node.close_to_subscribers(reason),
             Order::LetGo(sessions_max) => {
                 self.node.let_go(sessions_max);
+            }
+            Order::Kick(whom, time, ended) => {
+                // Whoever asked may have gone.
+                let _ = ended.send(self.node.kick(now, whom, now.after(time)));
             }
         }
     }
@@ -225,11 +230,8 @@ impl Worker {
         let next = self.node.next_timeout().map_or(self.snapshot_at, |at| at.min(self.snapshot_at));
         let timeout = next.since(self.now());
         if let Err(error) = self.plane.wait(Some(timeout)) {
-            // A kernel that fails each time must fill neither the log's disk nor the processor.
-            self.wait_errors += 1;
-            if self.wait_errors.is_power_of_two() {
-                warn!(%error, count = self.wait_errors, "the kernel would not receive or wait; taken up again");
-            }
+            warn!("the kernel would not receive or wait: {error}; taken up again");
+            // One that fails each time must not use up the processor.
             std::thread::sleep(WAIT_FAILED_PAUSE);
         }
     }
@@ -240,6 +242,7 @@ impl Worker {
             node: self.node.counters().clone(),
             plane: *self.plane.counters(),
             sessions: self.node.sessions(),
+            granted_sessions: self.node.granted_sessions(),
             window_bytes: self.node.window_bytes(),
             channels: self.node.channels().collect(),
             upstreams: self.node.upstreams().collect(),

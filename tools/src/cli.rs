@@ -2,6 +2,8 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+#[cfg(target_os = "linux")]
+use crate::admin::{channels, drain, kick, reload, status, top};
 use crate::{Error, keygen, link, manual, publish, watch};
 #[cfg(target_os = "linux")]
 use crate::{bench, demo, doctor};
@@ -27,14 +29,26 @@ enum Command {
     #[cfg(target_os = "linux")]
     Bench(bench::Args),
     #[cfg(target_os = "linux")]
+    Channels(channels::Args),
+    #[cfg(target_os = "linux")]
     Demo(demo::Args),
     #[cfg(target_os = "linux")]
     Doctor(doctor::Args),
+    #[cfg(target_os = "linux")]
+    Drain(drain::Args),
     Keygen(keygen::Args),
+    #[cfg(target_os = "linux")]
+    Kick(kick::Args),
     Link(link::Args),
     #[command(hide = true)]
     Manual(manual::Args),
     Publish(publish::Args),
+    #[cfg(target_os = "linux")]
+    Reload(reload::Args),
+    #[cfg(target_os = "linux")]
+    Status(status::Args),
+    #[cfg(target_os = "linux")]
+    Top(top::Args),
     Watch(watch::Args),
 }
 
@@ -57,13 +71,25 @@ pub(crate) fn run() -> Result<(), Failure> {
         #[cfg(target_os = "linux")]
         Command::Bench(args) => bench::run(args),
         #[cfg(target_os = "linux")]
+        Command::Channels(args) => channels::run(args),
+        #[cfg(target_os = "linux")]
         Command::Demo(args) => demo::run(args),
         #[cfg(target_os = "linux")]
         Command::Doctor(args) => doctor::run(args),
+        #[cfg(target_os = "linux")]
+        Command::Drain(args) => drain::run(args),
         Command::Keygen(args) => keygen::run(args),
+        #[cfg(target_os = "linux")]
+        Command::Kick(args) => kick::run(args),
         Command::Link(args) => link::run(args),
         Command::Manual(args) => manual::run(args),
         Command::Publish(args) => publish::run(args),
+        #[cfg(target_os = "linux")]
+        Command::Reload(args) => reload::run(args),
+        #[cfg(target_os = "linux")]
+        Command::Status(args) => status::run(args),
+        #[cfg(target_os = "linux")]
+        Command::Top(args) => top::run(args),
         Command::Watch(args) => watch::run(args),
     };
     done.map_err(Failure::Command)

@@ -6,6 +6,8 @@ use std::net::SocketAddrV4;
 
 use thiserror::Error;
 
+#[cfg(target_os = "linux")]
+use crate::admin::client::AdminError;
 use crate::input::InputError;
 use crate::key_file::KeyFileError;
 use crate::output::OutputError;
@@ -52,6 +54,14 @@ pub enum Error {
     #[cfg(target_os = "linux")]
     #[error(transparent)]
     Relay(#[from] relay::StartError),
+    /// The running relay, asked for something.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// Somebody else ended the drain.
+    #[cfg(target_os = "linux")]
+    #[error("the drain was cancelled by somebody else; the relay goes on")]
+    DrainCancelled,
     /// The bench's relay process ended, or says what it should not.
     #[cfg(target_os = "linux")]
     #[error("the relay of the bench failed: {0}")]

@@ -11,6 +11,8 @@ use cap::Cap;
 use mimalloc::MiMalloc;
 
 #[cfg(target_os = "linux")]
+pub mod admin;
+#[cfg(target_os = "linux")]
 pub mod bench;
 mod cli;
 pub mod contact;

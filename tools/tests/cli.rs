@@ -48,17 +48,11 @@ fn folder_with_key() -> (TempDir, PathBuf, String) {
 
 #[test]
 fn every_help_has_an_example() {
-    for command in [
-        None,
-        Some("bench"),
-        Some("demo"),
-        Some("doctor"),
-        Some("keygen"),
-        Some("link"),
-        Some("manual"),
-        Some("publish"),
-        Some("watch"),
-    ] {
+    let commands = [
+        "bench", "channels", "demo", "doctor", "drain", "keygen", "kick", "link", "manual", "publish",
+        "reload", "status", "top", "watch",
+    ];
+    for command in [None].into_iter().chain(commands.map(Some)) {
         let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
         let help = succeed(&arguments);
         let (_, example) = help.split_once("Example").expect("an example");
@@ -114,6 +108,13 @@ fn wrong_usage_is_status_2_and_says_what_is_wrong() {
         (&["bench", "relay", "--channels", "many"], "`auto` or a number from 1 to 500"),
         (&["bench", "relay", "--seconds", "0"], "1..=600"),
         (&["bench", "relay", "--channels", "500", "--subscribers", "2001"], "1000500 subscriptions"),
+        (&["kick"], "ADDRESS"),
+        (&["kick", "example.org"], "neither an IP address"),
+        (&["kick", "--channel", "magnet:?dn=x"], "no channel key"),
+        (&["kick", "192.0.2.1", "--for", "soon"], "10m"),
+        (&["kick", "192.0.2.1", "--for", "2years"], "at most"),
+        (&["drain", "--to", "nowhere"], "\"nowhere\" is not host:port"),
+        (&["drain", "--cancel", "--for", "1m"], "cannot be used with"),
         (&["demo", "--viewers", "0"], "1..=1000"),
         (&["demo", "--seconds", "4000"], "1..=3600"),
         (&["demo", "--bitrate", "1G"], "800K or 4M"),

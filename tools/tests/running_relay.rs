@@ -32,7 +32,7 @@ mod linux {
 
     pub(super) fn main() -> ExitCode {
         if std::env::var_os(DAEMON).is_some() {
-            return relay::run();
+            return relay::run(std::env::args_os());
         }
         let tests: [(&str, fn()); 8] = [
             ("everything_but_what_only_an_own_relay_tells_is_reported", everything_is_reported),

@@ -1,6 +1,8 @@
-//! The admin listener: health, status and metrics over HTTP, for this machine only.
+//! Looking after the relay over HTTP, from this machine only: health, status and metrics on a loopback address and on a unix
+//! socket, commands on the latter.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{Request, State};
@@ -10,9 +12,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::commands::{self, Command};
+use super::listener;
+use super::socket::{self, SocketFile};
 use super::status::Status;
 
 /// What the listener shows.
@@ -50,17 +56,43 @@ pub(super) async fn serve(listen: SocketAddr, board: Arc<Board>) {
     if let Ok(address) = listener.local_addr() {
         info!("status and metrics on http://{address}");
     }
-    let router = Router::new()
+    let router = sights(board).layer(middleware::from_fn(only_from_here));
+    tokio::spawn(listener::serve(listener, router));
+}
+
+/// The same on a unix socket, with the commands. Where that cannot be had, there is none; otherwise its file is there as long
+/// as what this returns.
+pub(super) fn serve_socket(
+    path: &Path,
+    board: Arc<Board>,
+    commands: mpsc::Sender<Command>,
+) -> Option<SocketFile> {
+    let listening =
+        socket::listen(path).and_then(|(socket, file)| Ok((UnixListener::from_std(socket)?, file)));
+    let path = path.display();
+    match listening {
+        Ok((listener, file)) => {
+            info!("commands on {path}");
+            tokio::spawn(listener::serve(listener, sights(board).merge(commands::routes(commands))));
+            Some(file)
+        }
+        Err(error) => {
+            warn!(
+                "no commands: cannot listen on {path}: {error}; set admin.socket to another path or to \"off\""
+            );
+            None
+        }
+    }
+}
+
+/// What there is to be seen.
+fn sights(board: Arc<Board>) -> Router {
+    Router::new()
         .route("/healthz", get(health))
-        .route("/readyz", get(health))
+        .route("/readyz", get(ready))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
-        .layer(middleware::from_fn(only_from_here))
-        .with_state(board);
-    tokio::spawn(async move {
-        // It only ends with the runtime: errors of single connections are theirs.
-        let _ = axum::serve(listener, router).await;
-    });
+        .with_state(board)
 }
 
 /// A page of somebody else, open in the operator's browser, reaches this listener under a name of its own choice (DNS
@@ -91,6 +123,13 @@ async fn health(State(board): State<Arc<Board>>) -> Response {
         false => {
             (StatusCode::SERVICE_UNAVAILABLE, "a worker has said nothing for some seconds\n").into_response()
         }
+    }
+}
+
+async fn ready(State(board): State<Arc<Board>>) -> Response {
+    match board.status().drain {
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "the relay is being drained\n").into_response(),
+        None => health(State(board)).await,
     }
 }
 

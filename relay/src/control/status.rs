@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use mesh::{ChannelSummary, Time};
 use serde::{Deserialize, Serialize};
 
+use super::commands::Draining;
 use super::history::History;
 pub use super::history::Rates;
 use crate::config::Counts;
@@ -36,6 +37,8 @@ pub struct Status {
     pub uses_io_uring: bool,
     /// Whether all workers have said something lately.
     pub is_healthy: bool,
+    /// How far the relay is drained, if it is being drained.
+    pub drain: Option<Draining>,
     /// Rates over the last 10 s, 1, 5, 15 and 60 minutes.
     pub rates: Vec<Rates>,
     /// Sessions that take a channel, all channels together.
@@ -179,11 +182,12 @@ pub(super) struct Sources<'s> {
     pub(super) last: &'s Snapshot,
     pub(super) now: &'s Snapshot,
     pub(super) quota: Option<QuotaStatus>,
+    pub(super) drain: Option<Draining>,
 }
 
 impl Status {
     pub(super) fn new(sources: &Sources<'_>) -> Status {
-        let Sources { relay, started_at, history, last, now, quota } = sources;
+        let Sources { relay, started_at, history, last, now, quota, drain } = sources;
         // Before the first count there is none to compare with.
         let elapsed = if last.at == Time::default() { Duration::ZERO } else { now.at.since(last.at) };
         let known: HashMap<ChannelKey, &ChannelSummary> =
@@ -205,6 +209,7 @@ impl Status {
             probe: relay.probe().to_owned(),
             uses_io_uring: relay.uses_io_uring(),
             is_healthy: true,
+            drain: *drain,
             rates: history.rates(),
             subscribers: channels.iter().map(|channel| channel.subscribers).sum(),
             sessions: now.sessions,

@@ -10,7 +10,7 @@ use crate::peer::{Peer, all_until, secret};
 use crate::wait::until;
 
 /// A daemon with an admin listener, and where that is.
-fn start() -> (Daemon, SocketAddr) {
+pub(crate) fn start() -> (Daemon, SocketAddr) {
     start_with("127.0.0.1:0", &["--open"])
 }
 
@@ -29,8 +29,13 @@ pub(crate) fn address_in(log: &[String]) -> SocketAddr {
 
 /// Asks for a path; status and body.
 pub(crate) fn get(admin: SocketAddr, path: &str, host: &str) -> (u16, String) {
-    let mut connection = TcpStream::connect(admin).unwrap();
-    write!(connection, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let connection = TcpStream::connect(admin).unwrap();
+    answer(connection, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+}
+
+/// What a request is answered by: status and body.
+pub(crate) fn answer(mut connection: impl Read + Write, request: &str) -> (u16, String) {
+    connection.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -3,8 +3,10 @@
 mod admin;
 mod chain;
 mod command_line;
+mod commands;
 mod daemon;
 mod hostile;
+mod hostile_http;
 mod in_process;
 mod locked_memory;
 mod lossy;

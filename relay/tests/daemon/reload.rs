@@ -7,7 +7,7 @@ use codec::wire::control::{ByeReason, RefuseReason};
 use crate::daemon::Daemon;
 use crate::peer::{Peer, all_until, secret};
 
-fn write(path: &Path, channels: &[u8], more: &str) {
+pub(crate) fn write(path: &Path, channels: &[u8], more: &str) {
     let keys: Vec<String> = channels.iter().map(|number| format!("\"{}\"", secret(*number).key())).collect();
     std::fs::write(path, format!("channels = [{}]\n{more}", keys.join(", "))).unwrap();
 }

@@ -1,9 +1,11 @@
-//! Streams through the command: publishers and viewers as processes, the relay in this one.
+//! Streams through the command: publishers and viewers as processes, the relay in this one or as a daemon.
 #![cfg(target_os = "linux")]
 
+mod daemon;
 mod demo;
 mod endings;
 mod lab;
+mod looking_after;
 mod outputs;
 mod processes;
 mod sample;

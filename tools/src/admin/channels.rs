@@ -1,0 +1,81 @@
+//! `superpeer channels`: what a relay carries, as a table.
+
+use std::fmt::Write;
+
+use relay::status::ChannelStatus;
+
+use super::At;
+use super::client::Client;
+use super::status::to_json;
+use super::text::bit_rate;
+use crate::Error;
+use crate::contact::say;
+use crate::error::print;
+
+/// List the channels that the relay on this machine carries
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  superpeer channels\n  superpeer channels --json | jq '.[].key'")]
+pub struct Args {
+    /// Where the relay is
+    #[command(flatten)]
+    pub at: At,
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When there is no relay, or it does not answer.
+pub fn run(args: Args) -> Result<(), Error> {
+    let channels = Client::new(&args.at)?.status()?.channels;
+    if args.json {
+        return print(&to_json(&channels));
+    }
+    if channels.is_empty() {
+        say("the relay carries no channel now");
+        return Ok(());
+    }
+    print(&table(&channels))
+}
+
+fn table(channels: &[ChannelStatus]) -> String {
+    let mut out =
+        String::from("SUBSCRIBERS  UPSTREAMS          IN  CHUNKS      LOST  RECOVERED   REPAIRED  KEY");
+    for channel in channels {
+        let rate = bit_rate(channel.received_bps);
+        let ChannelStatus { key, subscribers, upstreams, chunks, shards_lost, .. } = channel;
+        let (recovered, repaired) = (channel.shards_recovered, channel.shards_repaired);
+        // Writing into a string does not fail.
+        let _ = write!(
+            out,
+            "\n{subscribers:>11}  {upstreams:>9}  {rate:>10}  {chunks:>6}  {shards_lost:>8}  {recovered:>9}  {repaired:>9}  {key}"
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_under_their_titles() {
+        let channel = ChannelStatus {
+            key: "ab".repeat(32),
+            subscribers: 120,
+            upstreams: 1,
+            received_bps: 4.1e6,
+            shards_repaired: 77,
+            ..ChannelStatus::default()
+        };
+        let table = table(&[channel]);
+        let (titles, row) = table.split_once('\n').unwrap();
+        for (title, value) in [("SUBSCRIBERS", "120"), ("  IN", "4.1 Mbit/s"), ("REPAIRED", "77")] {
+            let end = |text: &str, part: &str| text.find(part).unwrap() + part.len();
+            assert_eq!(end(titles, title), end(row, value), "{table}");
+        }
+        assert_eq!(titles.find("KEY"), row.find("abab"), "{table}");
+    }
+}
