@@ -64,6 +64,10 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
         let sessions = worker.sessions;
         writeln!(out, "{title:13} {number:>4}: {cpu:>10.1} % of a core, {sessions} sessions, {sent} out")?;
     }
+    if let Some(quota) = &status.quota {
+        let (used, max) = (text::bytes(quota.used_bytes), text::bytes(quota.max_bytes));
+        writeln!(out, "quota         {used} of {max} used; the next period begins {}", quota.period_end)?;
+    }
     let totals = &status.totals;
     let (received, sent) = (text::bytes(totals.received_bytes), text::bytes(totals.sent_bytes));
     let (granted, refused) = (totals.sessions_granted, totals.sessions_refused);

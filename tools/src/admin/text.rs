@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relay::commands::Draining;
-use relay::status::Status;
+use relay::status::{QuotaState, Status};
 
 /// A worker that is busier than this has little left for a burst.
 const BUSY: f64 = 0.9;
@@ -49,6 +49,20 @@ pub fn troubles(status: &Status) -> Vec<String> {
         troubles.push(
             "a worker has said nothing for some seconds; see the log (journalctl -u superpeer)".to_owned(),
         );
+    }
+    if let Some(quota) = &status.quota {
+        let left = bytes(quota.left_bytes);
+        troubles.extend(match quota.state {
+            QuotaState::Ok => None,
+            QuotaState::Warned => Some(format!("the transfer quota is almost used up: {left} left")),
+            QuotaState::Paced => Some(format!(
+                "more of the transfer quota is used than an even pace allows: no new subscribers; {left} left"
+            )),
+            QuotaState::UsedUp => Some("the transfer quota is used up: nobody is served".to_owned()),
+        });
+        if !quota.is_written {
+            troubles.push("the account of the transfer quota cannot be written; see the log".to_owned());
+        }
     }
     for (number, worker) in status.workers.iter().enumerate().filter(|(_, worker)| worker.cpu > BUSY) {
         troubles.push(format!(
