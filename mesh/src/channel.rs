@@ -2,12 +2,20 @@
 
 use core::ops::Range;
 use core::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use codec::{ChannelVerifier, Sequence};
 
-use crate::fanout::Seats;
-use crate::limits::{DIALS_PER_CHANNEL_MAX, REPAIR_HORIZON, SWEEP_INTERVAL, UPSTREAMS_PER_CHANNEL_MAX};
+use crate::egress::{Bucket, Cap, shard_cost};
+use crate::fanout::{Audience, Seats};
+use crate::ledger::Common;
+use crate::limits::{
+    ChannelLimits, DIALS_PER_CHANNEL_MAX, REPAIR_HORIZON, SWEEP_INTERVAL, UPSTREAMS_PER_CHANNEL_MAX,
+};
+use crate::rates::{RateMeter, Rates};
+use crate::session::parity_for;
 use crate::share::Share;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -19,6 +27,14 @@ pub(crate) struct Channel {
     pub(crate) verifier: ChannelVerifier,
     pub(crate) window: Window,
     pub(crate) seats: Seats,
+    pub(crate) limits: ChannelLimits,
+    /// What [`ChannelLimits::egress_bps_max`] comes to.
+    cap: Option<Cap>,
+    /// What the nodes of the process have of it together.
+    common: Arc<Common>,
+    meter: RateMeter,
+    /// How fast it comes in, once it is known.
+    pub(crate) rates: Option<Rates>,
     /// Sessions with upstreams.
     pub(crate) upstreams: ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX>,
     /// Dials, whether they have a session or not.
@@ -44,11 +60,16 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    pub(crate) fn new(verifier: ChannelVerifier) -> Channel {
+    pub(crate) fn new(verifier: ChannelVerifier, common: Arc<Common>) -> Channel {
         Channel {
             verifier,
             window: Window::new(),
             seats: Seats::default(),
+            limits: ChannelLimits::default(),
+            cap: None,
+            common,
+            meter: RateMeter::default(),
+            rates: None,
             upstreams: ArrayVec::new(),
             dials: ArrayVec::new(),
             fresh_at: Time::default(),
@@ -63,6 +84,49 @@ impl Channel {
             shards_fanned: 0,
             asks: 0,
         }
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: Option<&ChannelLimits>) {
+        self.limits = limits.copied().unwrap_or_default();
+        self.cap = self.limits.egress_bps_max.map(Cap::new);
+    }
+
+    pub(crate) fn cap(&self) -> Option<Cap> {
+        self.cap
+    }
+
+    /// Subscribers at all nodes of the process.
+    pub(crate) fn subscribers(&self) -> usize {
+        self.common.subscribers().max(self.seats.len())
+    }
+
+    /// Where what is sent of the channel comes from, if it has a cap.
+    pub(crate) fn budget(&self) -> Option<(&Bucket, Cap)> {
+        self.cap.map(|cap| (&self.common.bucket, cap))
+    }
+
+    pub(crate) fn audience(&self) -> Audience<'_> {
+        Audience { seats: &self.seats, budget: self.budget() }
+    }
+
+    /// Measures how fast the channel comes in.
+    pub(crate) fn measure(&mut self, now: Time) {
+        self.rates = self.meter.note(now, self.window.shards_opened(), self.window.usual_shards());
+    }
+
+    /// Bytes on the wire that a subscriber with this loss costs for each data shard, parity included.
+    pub(crate) fn cost_for(&self, to: SocketAddr, loss_ppm: u32) -> u32 {
+        let cost = shard_cost(to);
+        let parity = self.window.newest_layout().map_or(0, |layout| {
+            let (data, parity) = (layout.data_shards(), layout.parity_shards());
+            cost * parity_for(loss_ppm, data, parity) as u64 / data as u64
+        });
+        (cost + parity) as u32
+    }
+
+    /// Bytes on the wire of what a subscriber is owed that starts with this chunk.
+    pub(crate) fn backlog_bytes(&self, to: SocketAddr, start: Sequence) -> u64 {
+        self.window.data_shards_from(start) * shard_cost(to)
     }
 
     /// Whether nobody has to do with the channel any more.

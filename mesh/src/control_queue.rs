@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use codec::wire::control::Control;
 
+use crate::egress::header_bytes;
 use crate::outbox::Outbox;
 
 /// Control datagrams, oldest first, already encoded: most are a tenth as long as the longest, for which a [`Control`] has
@@ -34,6 +35,11 @@ impl ControlQueue {
         let bytes = control.encode();
         self.heads.push_back((to, bytes.len() as u16));
         self.bytes.extend(bytes.iter());
+    }
+
+    /// What the oldest comes to with the headers of IP and UDP.
+    pub(crate) fn front_cost(&self) -> Option<u64> {
+        self.heads.front().map(|(to, length)| header_bytes(*to) + u64::from(*length))
     }
 
     /// Moves the oldest into `out`, which has room. Returns `false` when there is none.

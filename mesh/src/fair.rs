@@ -109,6 +109,17 @@ impl<T> FairQueue<T> {
         Some((channel, self.turn, &mut self.items[self.lines[channel].first].item))
     }
 
+    /// How many channels have items.
+    pub(crate) fn channels(&self) -> usize {
+        self.round.len()
+    }
+
+    /// The channel whose turn it is cannot use it: the next one has it.
+    pub(crate) fn pass(&mut self) {
+        self.turn = TURN_MESSAGES;
+        self.round.rotate_left(1);
+    }
+
     /// So many messages were sent of the item that is next; `done` if that was all of it.
     pub(crate) fn served(&mut self, messages: usize, done: bool) {
         let channel = self.round[0];

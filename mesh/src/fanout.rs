@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use codec::SlotLayout;
 
 use crate::arena::{Arena, SlotRef};
+use crate::egress::{Bucket, Cap, Ration, shard_cost};
 use crate::fair::FairQueue;
-use crate::limits::{JOB_AGE_MAX, JOB_QUEUE_MAX};
+use crate::limits::{JOB_AGE_MAX, JOB_QUEUE_MAX, PARITY_AGE_MAX};
 use crate::outbox::Outbox;
 use crate::session::parity_for;
 use crate::stats::Counters;
@@ -70,6 +71,22 @@ impl Seats {
     }
 }
 
+/// Those who take a channel, and from what they may be served if it has a cap.
+pub(crate) struct Audience<'c> {
+    pub(crate) seats: &'c Seats,
+    pub(crate) budget: Option<(&'c Bucket, Cap)>,
+}
+
+/// Shards `first..end` of a slot, to leave in trains of at most `train_max`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) slot: SlotRef,
+    pub(crate) layout: SlotLayout,
+    pub(crate) first: usize,
+    pub(crate) end: usize,
+    pub(crate) train_max: usize,
+}
+
 /// A run of shards on its way to all subscribers of a channel.
 #[derive(Clone, Copy, Debug)]
 struct Job {
@@ -79,6 +96,8 @@ struct Job {
     end: usize,
     /// Seats there were when the job was added: who came since has what is in it as backlog.
     seats: usize,
+    /// The seat that it starts with.
+    start: usize,
     /// The cursor: the next seat and how many are left.
     seat: usize,
     left: usize,
@@ -99,57 +118,86 @@ impl Fanout {
         self.jobs.is_empty()
     }
 
-    /// Adds shards `first..end` of a slot, to go to everybody in `seats`. They lengthen the channel's last train where
-    /// they continue it and it has not left yet. A channel that has no room skips its own oldest train.
+    /// Adds a run of shards, to go to everybody in `seats`. It lengthens the channel's last train where it continues it and
+    /// that has not left yet. A channel that has no room skips its own oldest train.
     pub(crate) fn add(
         &mut self,
         now: Time,
         channel: usize,
         seats: &mut Seats,
-        (slot, layout): (SlotRef, SlotLayout),
-        (first, end): (usize, usize),
+        run: Run,
         counters: &mut Counters,
     ) {
-        if let Some(last) = self.jobs.last_mut(channel).filter(|last| last.may_grow(seats, slot, first)) {
-            last.end = end;
-            return;
+        let Run { slot, layout, mut first, end, train_max } = run;
+        let last = self.jobs.last_mut(channel).filter(|last| last.slot == slot);
+        let before = last.as_ref().map(|last| last.start);
+        if let Some(last) = last.filter(|last| last.may_grow(seats, slot, first)) {
+            last.end = end.min(last.first + train_max.max(last.end - last.first));
+            first = last.end;
         }
-        let (seat, total) = (seats.next_first(), seats.seats.len());
-        let job = Job { slot, layout, first, end, seats: total, seat, left: total, since: now };
-        if self.jobs.has_room(channel) {
-            self.jobs.push(channel, job);
-        } else {
-            counters.jobs_skipped += 1;
-            self.jobs.replace_oldest(channel, job);
+        let total = seats.seats.len();
+        // Trains of one chunk go round alike: whoever was first waits for the next no longer than others.
+        let start = before.filter(|start| *start < total).unwrap_or_else(|| seats.next_first());
+        while first < end {
+            let until = end.min(first + train_max);
+            let job = Job {
+                slot,
+                layout,
+                first,
+                end: until,
+                seats: total,
+                start,
+                seat: start,
+                left: total,
+                since: now,
+            };
+            first = until;
+            if self.jobs.has_room(channel) {
+                self.jobs.push(channel, job);
+            } else {
+                counters.jobs_skipped += 1;
+                self.jobs.replace_oldest(channel, job);
+            }
         }
     }
 
-    /// Fills `out`.
+    /// Fills `out`. Returns when a channel that has reached its own cap may be sent more of.
     pub(crate) fn send<'c>(
         &mut self,
         now: Time,
-        seats_of: impl Fn(usize) -> Option<&'c Seats>,
+        audience_of: impl Fn(usize) -> Option<Audience<'c>>,
         arena: &Arena,
         out: &mut Outbox,
         counters: &mut Counters,
-    ) {
+    ) -> Option<Time> {
+        let (mut again_at, mut passed_over) = (None, 0);
         while !out.is_full()
+            && out.lacking().is_none()
+            && passed_over < self.jobs.channels()
             && let Some((channel, turn, job)) = self.jobs.front_mut()
         {
             let room = out.room();
             let late = now.since(job.since) > JOB_AGE_MAX;
-            let done = match seats_of(channel) {
-                Some(seats) if !late && arena.holds(job.slot) => {
-                    job.send(seats, turn, out, counters);
-                    job.left == 0
+            let (done, wait) = match audience_of(channel) {
+                Some(audience) if !late && arena.holds(job.slot) => {
+                    let wait = job.send(now, &audience, turn, out, counters);
+                    (job.left == 0, wait)
                 }
                 _ => {
                     counters.jobs_skipped += 1;
-                    true
+                    (true, None)
                 }
             };
             self.jobs.served(room - out.room(), done);
+            if wait.is_some() {
+                again_at = earlier(again_at, wait);
+                passed_over += 1;
+                self.jobs.pass();
+            } else {
+                passed_over = 0;
+            }
         }
+        again_at
     }
 }
 
@@ -160,22 +208,43 @@ impl Job {
         self.slot == slot && self.end == first && self.left == self.seats && self.seats == seats.seats.len()
     }
 
-    /// Sends at most `messages`.
-    fn send(&mut self, seats: &Seats, messages: usize, out: &mut Outbox, counters: &mut Counters) {
+    /// Sends at most `messages`, whole trains, as long as `out` and the channel's cap have room for them. Returns when
+    /// the cap will have room again, if that is what there is too little of.
+    fn send(
+        &mut self,
+        now: Time,
+        audience: &Audience<'_>,
+        messages: usize,
+        out: &mut Outbox,
+        counters: &mut Counters,
+    ) -> Option<Time> {
+        let mut ration = Ration::take(audience.budget, now);
+        let is_late = now.since(self.since) > PARITY_AGE_MAX;
         let room_after = out.room().saturating_sub(messages);
         while self.left > 0 && out.room() > room_after {
             let place = if self.seat < self.seats { self.seat } else { 0 };
-            if let Some(Some(seat)) = seats.seats.get(place) {
-                let end = self.end.min(self.layout.data_shards() + self.parity_for(seat));
-                if self.first < end {
-                    out.push_train(seat.to, self.slot.index, self.first, end - self.first);
+            if let Some(Some(seat)) = audience.seats.seats.get(place) {
+                let parity = if is_late { 0 } else { self.parity_for(seat) };
+                let end = self.end.min(self.layout.data_shards() + parity);
+                let shards = end.saturating_sub(self.first);
+                let cost = shard_cost(seat.to) * shards as u64;
+                if !out.affords(cost, 0) {
+                    break;
+                }
+                if !ration.spend(cost, 0) {
+                    return ration.wait_for(cost, now);
+                }
+                if shards > 0 {
+                    out.push_train(seat.to, self.slot.index, self.first, shards);
                     counters.trains_sent += 1;
-                    counters.shards_sent += (end - self.first) as u64;
+                    counters.shards_sent += shards as u64;
                 }
             }
             self.seat = place + 1;
             self.left -= 1;
         }
+        ration.give_back();
+        None
     }
 
     fn parity_for(&self, seat: &Seat) -> usize {
@@ -183,12 +252,23 @@ impl Job {
     }
 }
 
+/// The earlier of two moments, of those that there are.
+pub(crate) fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    a.into_iter().chain(b).min()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
+    use codec::MAX_SHARDS;
+
     use super::*;
     use crate::SLOT_BYTES;
+
+    fn run(slot: SlotRef, layout: SlotLayout, shards: core::ops::Range<usize>) -> Run {
+        Run { slot, layout, first: shards.start, end: shards.end, train_max: MAX_SHARDS }
+    }
 
     fn seat(port: u16) -> Seat {
         Seat { to: SocketAddr::from(([192, 0, 2, 1], port)), loss_ppm: 0 }
@@ -207,12 +287,18 @@ mod tests {
         let (mut fanout, mut counters) = (Fanout::new(), Counters::default());
         let mut starts = Vec::new();
         for _ in 0..3 {
-            fanout.add(Time(0), 0, &mut seats, (slot, layout), (0, 4), &mut counters);
+            fanout.add(Time(0), 0, &mut seats, run(slot, layout, 0..4), &mut counters);
             let mut reached: HashMap<SocketAddr, usize> = HashMap::new();
             let mut out = Outbox::new(4);
             while !fanout.is_empty() {
                 out.clear();
-                fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
+                fanout.send(
+                    Time(0),
+                    |_| Some(Audience { seats: &seats, budget: None }),
+                    &arena,
+                    &mut out,
+                    &mut counters,
+                );
                 if reached.is_empty() {
                     starts.push(out.transmits()[0].to);
                 }
@@ -233,10 +319,16 @@ mod tests {
         let mut seats = Seats::default();
         let taken: Vec<usize> = (1..=100).map(|port| seats.take(seat(port))).collect();
         let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(256));
-        fanout.add(Time(0), 0, &mut seats, (slot, layout), (0, 4), &mut counters);
+        fanout.add(Time(0), 0, &mut seats, run(slot, layout, 0..4), &mut counters);
         taken.into_iter().for_each(|place| seats.leave(place));
         seats.take(seat(7));
-        fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
+        fanout.send(
+            Time(0),
+            |_| Some(Audience { seats: &seats, budget: None }),
+            &arena,
+            &mut out,
+            &mut counters,
+        );
         assert_eq!(out.transmits().len(), 1);
     }
 
@@ -249,11 +341,17 @@ mod tests {
             seats.take(seat(port));
         });
         let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(4));
-        fanout.add(Time(0), 0, &mut seats, (slot, layout), (0, 4), &mut counters);
+        fanout.add(Time(0), 0, &mut seats, run(slot, layout, 0..4), &mut counters);
         let mut reached = Vec::new();
         while !fanout.is_empty() {
             out.clear();
-            fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
+            fanout.send(
+                Time(0),
+                |_| Some(Audience { seats: &seats, budget: None }),
+                &arena,
+                &mut out,
+                &mut counters,
+            );
             reached.extend(out.transmits().iter().map(|transmit| transmit.to.port()));
             seats.take(seat(100));
         }
@@ -271,13 +369,25 @@ mod tests {
         });
         let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(1));
         for first in 0..4 {
-            fanout.add(Time(0), 0, &mut seats, (slot, layout), (first, first + 1), &mut counters);
+            fanout.add(Time(0), 0, &mut seats, run(slot, layout, first..first + 1), &mut counters);
         }
-        fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
-        fanout.add(Time(0), 0, &mut seats, (slot, layout), (4, 6), &mut counters);
+        fanout.send(
+            Time(0),
+            |_| Some(Audience { seats: &seats, budget: None }),
+            &arena,
+            &mut out,
+            &mut counters,
+        );
+        fanout.add(Time(0), 0, &mut seats, run(slot, layout, 4..6), &mut counters);
         while !fanout.is_empty() {
             out.clear();
-            fanout.send(Time(0), |_| Some(&seats), &arena, &mut out, &mut counters);
+            fanout.send(
+                Time(0),
+                |_| Some(Audience { seats: &seats, budget: None }),
+                &arena,
+                &mut out,
+                &mut counters,
+            );
         }
         assert_eq!((counters.trains_sent, counters.shards_sent), (2 * 3, 6 * 3));
     }
@@ -290,8 +400,14 @@ mod tests {
         seats.take(seat(1));
         let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(4));
         let layout = SlotLayout::new(1, 0).unwrap();
-        fanout.add(Time(0), 0, &mut seats, (slot, layout), (0, 1), &mut counters);
-        fanout.send(Time(0).after(2 * JOB_AGE_MAX), |_| Some(&seats), &arena, &mut out, &mut counters);
+        fanout.add(Time(0), 0, &mut seats, run(slot, layout, 0..1), &mut counters);
+        fanout.send(
+            Time(0).after(2 * JOB_AGE_MAX),
+            |_| Some(Audience { seats: &seats, budget: None }),
+            &arena,
+            &mut out,
+            &mut counters,
+        );
         assert!(out.is_empty() && fanout.is_empty());
         assert_eq!(counters.jobs_skipped, 1);
     }

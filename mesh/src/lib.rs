@@ -13,13 +13,16 @@ mod contact;
 mod control_queue;
 mod cookie;
 mod dial;
+mod egress;
 mod fair;
 mod fanout;
 mod hash;
+mod ledger;
 pub mod limits;
 mod memory;
 mod node;
 mod outbox;
+mod rates;
 mod session;
 mod share;
 mod sink;
@@ -29,11 +32,12 @@ mod time;
 mod window;
 
 pub use contact::{Contact, RelayState};
-pub use limits::Limits;
+pub use ledger::Ledger;
+pub use limits::{ChannelLimits, Limits};
 pub use memory::Memory;
 pub use node::{
-    Admission, ChannelId, ChannelSummary, DialId, Event, LostReason, Node, NodeConfig, Progress, Siblings,
-    UpstreamSummary, Whom,
+    Admission, ChannelId, ChannelSummary, DialId, Egress, Event, LostReason, Node, NodeConfig, Progress,
+    Siblings, UpstreamSummary, Whom,
 };
 pub use outbox::{Outbox, Payload, SLOT_BYTES, SlotIndex, Transmit};
 pub use share::Share;

@@ -12,6 +12,10 @@ pub struct Limits {
     pub channels_max: usize,
     /// Subscribers of all channels together.
     pub subscribers_max: usize,
+    /// Subscribers of one channel; `None`: as many as of all together.
+    pub subscribers_per_channel_max: Option<usize>,
+    /// IP bits that may leave in any second, headers included; `None`: as many as there are. At least 1 Mbit/s makes sense.
+    pub egress_bps_max: Option<u64>,
     /// Sessions from one IPv4 address or one IPv6 /64: room for a household or an office behind one address, not for
     /// one host to take every place.
     pub sessions_per_address_max: usize,
@@ -27,6 +31,8 @@ impl Default for Limits {
         Limits {
             channels_max: 1_000,
             subscribers_max: 20_000,
+            subscribers_per_channel_max: None,
+            egress_bps_max: None,
             sessions_per_address_max: 256,
             window: Duration::from_secs(10),
             window_bytes_max: 64 << 20,
@@ -39,6 +45,15 @@ impl Limits {
     pub fn window_chunks_max(&self) -> usize {
         (self.window_bytes_max / SLOT_BYTES).max(WINDOW_CHUNKS_MIN)
     }
+}
+
+/// What a configuration sets for one channel alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelLimits {
+    /// Subscribers; `None`: [`Limits::subscribers_per_channel_max`].
+    pub subscribers_max: Option<usize>,
+    /// IP bits of its shards that may leave in any second, headers included.
+    pub egress_bps_max: Option<u64>,
 }
 
 /// A third of a second of chunks: with less, repair has nothing to answer with.
@@ -156,6 +171,31 @@ pub const SEQUENCE_AHEAD_MAX: u64 = 86_400_000_000;
 /// would use up the numbers that a channel has.
 pub const EDGE_BELIEVED_MAX: u64 = 4_102_444_800_000_000;
 
+/// A subscriber of a channel that has not been live is taken to need so many data shards a second, about 5 Mbit/s on the
+/// wire: what is promised to those who wait must not be taken from those who are served when the channel starts.
+pub(crate) const ASSUMED_SHARDS_PER_SECOND: u64 = 500;
+
+/// Under a cap, a joiner is served a backlog only if all backlogs can be sent within this time, so that nobody takes for
+/// lost what is on its way: [`JOIN_GRACE`] without a long round trip.
+pub(crate) const BACKLOG_PATIENCE: Duration = Duration::from_millis(200);
+
+/// A backlog that was granted under a cap and is not sent by then is given up, for newcomers wait for it; the joiner has asked for
+/// repair of what it lacks.
+pub(crate) const BACKLOG_OWED_MAX: Duration = Duration::from_secs(1);
+
+/// Under a cap, trains are so short that a subscriber waits for the next of a chunk no longer than this, however full the cap
+/// is: after [`REORDER_GRACE`] it would ask for what is on its way.
+pub(crate) const CAPPED_ROUND_MAX: Duration = Duration::from_micros(7_500);
+
+/// A second that exceeds a cap by this part is reason enough to let subscribers go; less is, over five seconds.
+pub(crate) const EGRESS_TOLERANCE_PARTS: u64 = 20;
+
+/// What does not fit for so long is let go: two looks at it.
+pub(crate) const EGRESS_OVER_MAX: Duration = SWEEP_INTERVAL;
+
+/// A node that waits for a cap sleeps at least so long: what it earns meanwhile leaves in one batch.
+pub(crate) const EGRESS_WAIT_MIN: Duration = Duration::from_micros(250);
+
 /// A joiner is served its backlog this many times faster than real time, so that it neither waits nor floods its line.
 pub const BACKLOG_SPEED: u64 = 4;
 
@@ -206,6 +246,10 @@ pub const JOB_QUEUE_MAX: usize = 2_048;
 /// once the load is gone.
 pub const JOB_AGE_MAX: Duration = Duration::from_millis(250);
 
+/// Parity that has waited this long is left out: whoever lacks it has asked for repair, and what is late because there is too
+/// little room must not make it less.
+pub(crate) const PARITY_AGE_MAX: Duration = Duration::from_millis(50);
+
 /// Events waiting to be taken.
 pub const EVENT_QUEUE_MAX: usize = 256;
 
@@ -220,4 +264,5 @@ pub const CHUNK_TIME: Duration = Duration::from_millis(40);
 pub const UNDECIDED_WAIT: Duration = Duration::from_millis(15);
 
 const _: () = assert!(SLOT_BYTES <= 65_507, "a whole chunk fits one UDP message");
+const _: () = assert!(CAPPED_ROUND_MAX.as_micros() * 2 <= REORDER_GRACE.as_micros());
 const _: () = assert!(GAP_CHUNKS_MAX >= JOIN_DISTANCE_MAX);

@@ -1,6 +1,7 @@
 //! The node: what comes in, what goes out, what is kept in between.
 
 mod accepting;
+mod capping;
 mod control;
 mod dialling;
 mod inbound;
@@ -12,10 +13,9 @@ mod timers;
 mod transmit;
 mod upstreams;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use codec::wire::control::{ByeReason, Control, Nodes, RefuseReason, Sender};
 use codec::wire::{SHARD, kind_of};
@@ -30,10 +30,14 @@ use crate::channel::Channel;
 use crate::control_queue::ControlQueue;
 use crate::cookie::CookieJar;
 use crate::dial::Dial;
+use crate::egress::Cap;
 use crate::fair::FairQueue;
 use crate::fanout::Fanout;
 use crate::hash::{SeededMap, SeededState};
-use crate::limits::{ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, EVENT_QUEUE_MAX, Limits, REFUSED_SENDS_MAX};
+use crate::ledger::Ledger;
+use crate::limits::{
+    ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, ChannelLimits, EVENT_QUEUE_MAX, Limits, REFUSED_SENDS_MAX,
+};
 use crate::memory::Memory;
 use crate::outbox::{Outbox, Payload, Transmit};
 use crate::session::{Backlog, PeerKey, Session};
@@ -72,14 +76,16 @@ pub struct NodeConfig {
     pub admission: Admission,
     /// Its bounds.
     pub limits: Limits,
+    /// The bounds of single channels.
+    pub channel_limits: HashMap<ChannelKey, ChannelLimits>,
     /// Nodes that it names to those whom it refuses or lets go.
     pub others: Nodes,
 }
 
 impl NodeConfig {
-    /// A node that names no others.
+    /// A node that names no others, with the same bounds for all channels.
     pub fn new(admission: Admission, limits: Limits) -> NodeConfig {
-        NodeConfig { admission, limits, others: Nodes::new() }
+        NodeConfig { admission, limits, channel_limits: HashMap::new(), others: Nodes::new() }
     }
 }
 
@@ -89,8 +95,8 @@ impl NodeConfig {
 pub struct Siblings {
     /// How many others: 63 at most.
     pub count: usize,
-    /// Sessions with subscribers, of all of them; the same for all.
-    pub subscribers: Arc<AtomicUsize>,
+    /// What they keep the caps by; the same for all.
+    pub ledger: Arc<Ledger>,
 }
 
 /// Names a channel with a local source or sink.
@@ -187,6 +193,12 @@ pub struct ChannelSummary {
     pub key: ChannelKey,
     /// Sessions that take it.
     pub subscribers: usize,
+    /// How many may.
+    pub subscribers_max: usize,
+    /// IP bits of it that may leave in any second, if there is a bound.
+    pub egress_bps_max: Option<u64>,
+    /// IP bit/s that its subscribers are promised, at all nodes of the process.
+    pub promised_bps: u64,
     /// Sessions that give it.
     pub upstreams: usize,
     /// The live edge; 0 before the first chunk.
@@ -197,11 +209,22 @@ pub struct ChannelSummary {
     pub counters: ChannelCounters,
 }
 
+/// Bits of IP per second that leave all nodes of a process: payload, and 28 (IPv4) or 48 (IPv6) bytes of headers for each
+/// datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// The cap, if there is one.
+    pub bps_max: Option<u64>,
+    /// What subscribers are promised.
+    pub promised_bps: u64,
+}
+
 impl ChannelSummary {
     /// Adds what another node of the same process has of the channel.
     pub fn add(&mut self, other: &ChannelSummary) {
         assert_eq!(self.key, other.key, "two summaries of one channel");
         self.subscribers += other.subscribers;
+        self.promised_bps = self.promised_bps.max(other.promised_bps);
         self.upstreams += other.upstreams;
         self.edge = self.edge.max(other.edge);
         self.chunks = self.chunks.max(other.chunks);
@@ -259,6 +282,9 @@ struct Answer {
 pub struct Node {
     admission: Admission,
     limits: Limits,
+    channel_limits: HashMap<ChannelKey, ChannelLimits>,
+    /// What [`Limits::egress_bps_max`] comes to.
+    cap: Option<Cap>,
     others: Nodes,
     /// Why nobody new is let in.
     closed_because: Option<RefuseReason>,
@@ -286,6 +312,12 @@ pub struct Node {
     /// Chunks with shards that are not yet in the fan-out: channel and number.
     fresh: Vec<(usize, Sequence)>,
     siblings: Siblings,
+    /// This one's number among those of the ledger.
+    number: u32,
+    /// When there will be enough under a cap for what waits.
+    capped_until: Option<Time>,
+    /// When costs of subscribers are looked at next.
+    costs_at: Time,
     /// Chunks with shards that the siblings were not told of: channel and number.
     unshared: Vec<(usize, Sequence)>,
     /// Channels of which the siblings are to hear although nothing came.
@@ -321,7 +353,9 @@ impl Node {
         let hashing = SeededState::new([random.next_u64(), random.next_u64()]);
         Node {
             admission: config.admission,
+            cap: config.limits.egress_bps_max.map(Cap::new),
             limits: config.limits,
+            channel_limits: config.channel_limits,
             others: config.others,
             closed_because: None,
             closed_to_subscribers: None,
@@ -341,7 +375,10 @@ impl Node {
             control: ControlQueue::default(),
             answers: FairQueue::new(ANSWER_QUEUE_MAX),
             fresh: Vec::new(),
+            number: siblings.ledger.join(),
             siblings,
+            capped_until: None,
+            costs_at: Time::default(),
             unshared: Vec::new(),
             news: Vec::new(),
             lacks_slots: false,
@@ -355,10 +392,15 @@ impl Node {
         }
     }
 
-    /// Goes on under another configuration. Granted sessions end whose channels are not admitted any more; of whatever
-    /// exceeds a lower bound, nothing is let go, but windows get shorter.
+    /// Goes on under another configuration. Granted sessions end whose channels are not admitted any more, and the newest
+    /// where egress exceeds a cap; of whatever exceeds another lower bound, nothing is let go, but windows get shorter.
     pub fn configure(&mut self, config: NodeConfig) {
         (self.admission, self.limits, self.others) = (config.admission, config.limits, config.others);
+        self.channel_limits = config.channel_limits;
+        self.cap = self.limits.egress_bps_max.map(Cap::new);
+        for (_, channel) in &mut self.channels {
+            channel.set_limits(self.channel_limits.get(&channel.verifier.key()));
+        }
         for index in 0..self.sessions.capacity() {
             let granted = self.sessions.get(index).filter(|session| session.dial.is_none());
             let Some(channel) = granted.map(|session| &self.channels[session.channel]) else { continue };
@@ -391,11 +433,16 @@ impl Node {
         };
         let leaving = of(Sender::Subscriber).chain(of(Sender::Upstream));
         let leaving: Vec<usize> = leaving.take(sessions_max.min(room)).collect();
-        for index in &leaving {
+        self.dismiss(&leaving);
+        leaving.len()
+    }
+
+    /// Ends sessions with a goodbye that names the other nodes.
+    fn dismiss(&mut self, sessions: &[usize]) {
+        for index in sessions {
             self.say_bye(*index, ByeReason::Closing);
             self.end_session(*index);
         }
-        leaving.len()
     }
 
     /// Takes in one datagram.
@@ -444,6 +491,9 @@ impl Node {
         self.channels.iter().map(|(_, channel)| ChannelSummary {
             key: channel.verifier.key(),
             subscribers: channel.seats.len(),
+            subscribers_max: self.subscribers_max_of(&channel.limits),
+            egress_bps_max: channel.limits.egress_bps_max,
+            promised_bps: self.siblings.ledger.promised_of(&channel.verifier.key()) * 8,
             upstreams: channel.upstreams.len(),
             edge: channel.window.edge(),
             chunks: channel.window.bodies(),
@@ -459,6 +509,12 @@ impl Node {
     /// Of these, the ones that others asked for.
     pub fn granted_sessions(&self) -> usize {
         self.sessions.iter().filter(|(_, session)| session.dial.is_none()).count()
+    }
+
+    /// What may leave, and what subscribers are promised, at all nodes of the process.
+    pub fn egress(&self) -> Egress {
+        let promised_bps = self.siblings.ledger.promised() * 8;
+        Egress { bps_max: self.limits.egress_bps_max, promised_bps }
     }
 
     /// Bytes of slot memory that windows fill now.

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use codec::wire::control::Control;
 use codec::{DATAGRAM_BYTES, MAX_SHARDS};
 
+use crate::egress::{header_bytes, shard_cost};
+
 /// Bytes of a slot: the datagrams of the largest chunk side by side.
 pub const SLOT_BYTES: usize = MAX_SHARDS * DATAGRAM_BYTES;
 
@@ -60,6 +62,11 @@ pub struct Outbox {
     capacity: usize,
     /// The most that this batch may hold.
     messages_max: usize,
+    /// What the messages come to on the wire, and how much that may be.
+    ip_bytes: u64,
+    ip_bytes_max: u64,
+    /// The least that would have to be left for something that was not added for want of it.
+    lacking: Option<u64>,
 }
 
 impl Outbox {
@@ -71,6 +78,9 @@ impl Outbox {
             control_bytes: Vec::with_capacity(capacity * DATAGRAM_BYTES),
             capacity,
             messages_max: capacity,
+            ip_bytes: 0,
+            ip_bytes_max: u64::MAX,
+            lacking: None,
         }
     }
 
@@ -84,6 +94,7 @@ impl Outbox {
         self.transmits.clear();
         self.control_bytes.clear();
         self.messages_max = messages_max.clamp(1, self.capacity);
+        (self.ip_bytes, self.ip_bytes_max, self.lacking) = (0, u64::MAX, None);
     }
 
     /// Forgets the messages of which `keep` says no.
@@ -116,10 +127,41 @@ impl Outbox {
         self.transmits.len() == self.messages_max
     }
 
+    /// What the messages come to on the wire, the headers of IP and UDP included.
+    pub(crate) fn ip_bytes(&self) -> u64 {
+        self.ip_bytes
+    }
+
+    /// Bounds [`Outbox::ip_bytes`].
+    pub(crate) fn limit_ip_bytes(&mut self, ip_bytes_max: u64) {
+        self.ip_bytes_max = ip_bytes_max;
+    }
+
+    /// How many bytes more may be added so that `spared` are left.
+    pub(crate) fn ip_room(&self, spared: u64) -> u64 {
+        self.ip_bytes_max.saturating_sub(self.ip_bytes.saturating_add(spared))
+    }
+
+    /// Whether so many bytes may be added so that `spared` are left. If not, it is known what is lacking.
+    pub(crate) fn affords(&mut self, bytes: u64, spared: u64) -> bool {
+        let affords = bytes <= self.ip_room(spared);
+        if !affords {
+            let needed = bytes + spared;
+            self.lacking = Some(self.lacking.map_or(needed, |lacking| lacking.min(needed)));
+        }
+        affords
+    }
+
+    /// What would have to be left for the cheapest of what was not added.
+    pub(crate) fn lacking(&self) -> Option<u64> {
+        self.lacking
+    }
+
     /// Adds a train; the caller has seen that there is room.
     pub fn push_train(&mut self, to: SocketAddr, slot: SlotIndex, first: usize, count: usize) {
         debug_assert!(!self.is_full() && count > 0 && first + count <= MAX_SHARDS);
         let payload = Payload::Train { slot, first: first as u8, count: count as u8 };
+        self.ip_bytes += shard_cost(to) * count as u64;
         self.transmits.push(Transmit { to, payload });
     }
 
@@ -133,6 +175,7 @@ impl Outbox {
         debug_assert!(!self.is_full());
         let start = self.control_bytes.len();
         pieces.iter().for_each(|piece| self.control_bytes.extend_from_slice(piece));
+        self.ip_bytes += header_bytes(to) + (self.control_bytes.len() - start) as u64;
         self.transmits.push(Transmit { to, payload: Payload::Control(start..self.control_bytes.len()) });
     }
 }

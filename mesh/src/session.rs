@@ -55,6 +55,10 @@ pub(crate) enum Side {
 pub(crate) struct Subscriber {
     /// Its seat in the channel.
     pub(crate) seat: usize,
+    /// Its number in the ledger; 0 for one that this node dialled.
+    pub(crate) serial: u64,
+    /// What the ledger knows it to cost.
+    pub(crate) cost: u32,
     pub(crate) loss: Loss,
     /// The peer's `settled`.
     pub(crate) settled: Sequence,
@@ -74,6 +78,9 @@ pub(crate) struct Backlog {
     pub(crate) sent: ShardSet,
     pub(crate) through: Sequence,
     pub(crate) due: Time,
+    pub(crate) since: Time,
+    /// Bytes that the ledger counts as owed.
+    pub(crate) owed: u64,
 }
 
 /// The peer gives the channel to this node.
@@ -189,6 +196,8 @@ impl Subscriber {
     pub(crate) fn new(seat: usize, channel_shards: u64) -> Subscriber {
         Subscriber {
             seat,
+            serial: 0,
+            cost: 0,
             loss: Loss::default(),
             settled: Sequence(0),
             repair_credit: REPAIR_CREDIT_START,

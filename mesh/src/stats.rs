@@ -135,6 +135,16 @@ pub struct Counters {
     pub backlog_sent: u64,
     /// Control datagrams handed out to be sent.
     pub control_sent: u64,
+    /// Batches that a cap on egress cut short.
+    pub egress_waits: u64,
+    /// Subscribers refused because what they need does not fit under a cap on egress.
+    pub egress_refused: u64,
+    /// Subscribers let go because what was needed did not fit any more.
+    pub egress_let_go: u64,
+    /// `Hello`s left unanswered so that those who came just before get their backlogs in time.
+    pub joins_deferred: u64,
+    /// Joiners that start at the live edge because a cap leaves no room for their backlog.
+    pub backlogs_skipped: u64,
     /// Chunks that other nodes of the process lent.
     pub chunks_lent: u64,
     /// Times that another node had no room for news: it was behind. Of the newest chunks it is told again.

@@ -6,7 +6,7 @@ use core::ops::Range;
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use codec::{ChunkHeader, Sequence, ShardSet};
+use codec::{ChunkHeader, Sequence, ShardSet, SlotLayout};
 
 use crate::arena::{Arena, SlotRef};
 use crate::limits::{
@@ -45,6 +45,8 @@ pub(crate) struct Window {
     own_bodies: usize,
     /// Data shards of the last chunk opened: what a chunk is taken to have lost of which nothing came.
     usual_shards: u64,
+    /// Data shards of all chunks that were opened.
+    shards_opened: u64,
 }
 
 impl Window {
@@ -60,6 +62,7 @@ impl Window {
             bodies: 0,
             own_bodies: 0,
             usual_shards: 0,
+            shards_opened: 0,
         }
     }
 
@@ -71,6 +74,28 @@ impl Window {
     /// The oldest chunk kept; 0 when the window is empty.
     pub(crate) fn oldest(&self) -> Sequence {
         self.chunks.front().map_or(Sequence(0), |chunk| chunk.sequence)
+    }
+
+    /// Data shards of all chunks that ever came.
+    pub(crate) fn shards_opened(&self) -> u64 {
+        self.shards_opened
+    }
+
+    /// Data shards of the chunk that came last.
+    pub(crate) fn usual_shards(&self) -> u64 {
+        self.usual_shards
+    }
+
+    /// What the newest chunk consists of.
+    pub(crate) fn newest_layout(&self) -> Option<SlotLayout> {
+        self.chunks.back()?.body.as_ref().map(|body| body.identity.header.layout())
+    }
+
+    /// Data shards that are held of the chunks from this one on.
+    pub(crate) fn data_shards_from(&self, start: Sequence) -> u64 {
+        let place = self.position(start).unwrap_or_else(|place| place);
+        let bodies = self.chunks.range(place..).filter_map(|chunk| chunk.body.as_ref());
+        bodies.map(|body| body.data_held().len() as u64).sum()
     }
 
     /// Whether the live edge is the channel's last chunk.
@@ -178,6 +203,7 @@ impl Window {
         self.own_bodies += usize::from(!body.is_lent);
         chunk.body = Some(body);
         self.usual_shards = header.layout().data_shards() as u64;
+        self.shards_opened += self.usual_shards;
         if let Some(rumour) = &mut self.rumour {
             if rumour.asks > 0 && sequence <= rumour.through {
                 chunk.asked = ShardSet::ALL;

@@ -27,6 +27,7 @@ mod keys;
 mod quota;
 
 pub use channel::Channel;
+use channel::bps;
 use keys::{UnknownKey, line_of, unknown_key};
 pub use quota::{Counts, QuotaConfig, QuotaFile, QuotaMax, QuotaPeriod};
 
@@ -38,6 +39,9 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Channels carried at once, at most.
 const CHANNELS_MAX: u64 = 100_000;
+
+/// A terabit a second: nobody's link.
+const EGRESS_MBPS_MAX: u64 = 1_000_000;
 
 /// What the daemon is told. The keys are those of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -225,6 +229,10 @@ pub struct LimitsConfig {
     pub channels: usize,
     /// Subscribers of all channels together.
     pub subscribers: usize,
+    /// Subscribers of one channel; 0: as many as of all together.
+    pub subscribers_per_channel: usize,
+    /// Mbit/s that leave at most, IP headers included; 0: no cap.
+    pub egress_mbps: u64,
     /// Sessions from one IPv4 address or one IPv6 /64.
     pub sessions_per_address: usize,
     /// How long chunks are kept, in seconds.
@@ -258,6 +266,8 @@ impl Default for LimitsConfig {
         LimitsConfig {
             channels: limits.channels_max,
             subscribers: limits.subscribers_max,
+            subscribers_per_channel: 0,
+            egress_mbps: 0,
             sessions_per_address: limits.sessions_per_address_max,
             window_seconds: limits.window.as_secs(),
             window_mib: (limits.window_bytes_max >> 20) as u64,
@@ -404,7 +414,13 @@ impl Config {
 
     /// What a worker's node goes by.
     pub(crate) fn node(&self) -> NodeConfig {
-        NodeConfig { admission: self.admission(), limits: self.limits(), others: self.others.clone() }
+        let channel_limits = self.channels.iter().map(|channel| (channel.key, channel.limits())).collect();
+        NodeConfig {
+            admission: self.admission(),
+            limits: self.limits(),
+            channel_limits,
+            others: self.others.clone(),
+        }
     }
 
     /// The keys in which `new` differs and that act only when the relay starts.
@@ -426,6 +442,8 @@ impl Config {
         Limits {
             channels_max: self.limits.channels,
             subscribers_max: self.limits.subscribers,
+            subscribers_per_channel_max: Some(self.limits.subscribers_per_channel).filter(|most| *most > 0),
+            egress_bps_max: bps(self.limits.egress_mbps),
             sessions_per_address_max: self.limits.sessions_per_address,
             window: Duration::from_secs(self.limits.window_seconds),
             window_bytes_max: (self.limits.window_mib << 20) as usize,
@@ -459,12 +477,14 @@ impl Config {
 
 impl LimitsConfig {
     /// Each key with its value, and the least and the most that is accepted.
-    fn ranges(&self) -> [(&'static str, u64, u64, u64); 6] {
+    fn ranges(&self) -> [(&'static str, u64, u64, u64); 8] {
         let mib_min = SLOT_MEMORY_BYTES_MIN.div_ceil(1 << 20);
         let mib_max = SLOT_MEMORY_BYTES_MAX >> 20;
         [
             ("limits.channels", self.channels as u64, 1, CHANNELS_MAX),
             ("limits.subscribers", self.subscribers as u64, 1, 1_000_000),
+            ("limits.subscribers_per_channel", self.subscribers_per_channel as u64, 0, 1_000_000),
+            ("limits.egress_mbps", self.egress_mbps, 0, EGRESS_MBPS_MAX),
             ("limits.sessions_per_address", self.sessions_per_address as u64, 1, 1_000_000),
             ("limits.window_seconds", self.window_seconds, 1, 600),
             ("limits.window_mib", self.window_mib, mib_min, mib_max),
@@ -475,6 +495,8 @@ impl LimitsConfig {
 
 #[cfg(test)]
 mod tests {
+    use mesh::ChannelLimits;
+
     use super::*;
 
     fn error(text: &str) -> String {
@@ -523,6 +545,23 @@ mod tests {
                 && zero_copy.contains("0 to 59136"),
             "{zero_copy}"
         );
+    }
+
+    #[test]
+    fn caps_are_in_mbit_per_second_and_0_is_none() {
+        let key = ChannelKey([0xab; 32]);
+        let node = |limits: &str, channel: &str| {
+            let text = format!("channels = [{{ link = \"{key}\", {channel} }}]\n[limits]\n{limits}");
+            Config::parse(&text, "test.toml").unwrap().node()
+        };
+        let capped =
+            node("egress_mbps = 50\nsubscribers_per_channel = 9", "egress_mbps = 5, subscribers = 7");
+        assert_eq!(capped.limits.egress_bps_max, Some(50_000_000));
+        assert_eq!(capped.limits.subscribers_per_channel_max, Some(9));
+        let own = ChannelLimits { subscribers_max: Some(7), egress_bps_max: Some(5_000_000) };
+        assert_eq!(capped.channel_limits[&key], own);
+        let free = node("egress_mbps = 0", "egress_mbps = 0, subscribers = 0");
+        assert_eq!((free.limits, free.channel_limits[&key]), (Limits::default(), ChannelLimits::default()));
     }
 
     #[test]

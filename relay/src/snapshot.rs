@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use mesh::{ChannelSummary, Counters, Time, UpstreamSummary};
+use mesh::{ChannelSummary, Counters, Egress, Time, UpstreamSummary};
 
 use crate::plane::PlaneCounters;
 
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub granted_sessions: usize,
     /// Slot memory that windows fill, bytes.
     pub window_bytes: usize,
+    /// What may leave, and what is promised, all workers together.
+    pub egress: Egress,
     /// What is carried.
     pub channels: Vec<ChannelSummary>,
     /// Who gives it.
@@ -64,6 +66,7 @@ impl Snapshot {
             sessions,
             granted_sessions,
             window_bytes,
+            egress,
             channels,
             upstreams,
             cpu,
@@ -75,6 +78,7 @@ impl Snapshot {
         self.sessions += sessions;
         self.granted_sessions += granted_sessions;
         self.window_bytes += window_bytes;
+        self.egress = egress;
         self.upstreams.extend(upstreams);
         let places: HashMap<_, _> =
             self.channels.iter().enumerate().map(|(place, channel)| (channel.key, place)).collect();

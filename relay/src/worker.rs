@@ -244,6 +244,7 @@ impl Worker {
             sessions: self.node.sessions(),
             granted_sessions: self.node.granted_sessions(),
             window_bytes: self.node.window_bytes(),
+            egress: self.node.egress(),
             channels: self.node.channels().collect(),
             upstreams: self.node.upstreams().collect(),
             cpu: thread_cpu(),

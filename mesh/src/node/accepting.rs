@@ -1,7 +1,6 @@
 //! The accepting end of the handshake: who is let in here.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
 use codec::wire::control::{
     Challenge, Control, Hello, Nodes, Refuse, RefuseReason, Role, Sender, SessionId, Welcome,
@@ -10,6 +9,7 @@ use codec::{ChannelVerifier, InvalidKey};
 use rand_chacha::rand_core::Rng;
 
 use crate::allowance::{Allowance, Rate};
+use crate::ledger::Denied;
 use crate::limits::{
     CONTROL_QUEUE_MAX, GRANTS_PER_SECOND, HELLO_CHECKS, LEASE, PUBLISHERS_PER_CHANNEL_MAX, REFUSED_WAIT,
 };
@@ -56,7 +56,12 @@ impl Node {
         };
         let answer = match granted {
             Ok(session) => Control::Welcome(self.welcome(session)),
-            Err(reason) => {
+            Err(Denied::Later) => {
+                self.counters.joins_deferred += 1;
+                return Err(DropReason::QueueFull);
+            }
+            Err(Denied::Refused(reason)) => {
+                self.counters.egress_refused += u64::from(reason == RefuseReason::EgressFull);
                 self.counters.sessions_refused += 1;
                 let retry_after_ms = REFUSED_WAIT.as_millis() as u32;
                 // Whom this node keeps out, it sends to nobody.
@@ -75,9 +80,9 @@ impl Node {
         peer: PeerKey,
         held: Option<usize>,
         hello: &Hello,
-    ) -> Result<usize, RefuseReason> {
+    ) -> Result<usize, Denied> {
         if !self.admission.allows(&hello.key) {
-            return Err(RefuseReason::ChannelNotAllowed);
+            return Err(RefuseReason::ChannelNotAllowed.into());
         }
         if self.kicked.holds(now, peer.address, &hello.key) {
             return Err(RefuseReason::Kicked);
@@ -86,11 +91,17 @@ impl Node {
             self.check_room(peer.address, hello)?;
         }
         self.prove_publisher(hello)?;
-        self.spend_grant(now, peer.address)?;
-        let channel = self.find_or_add_channel(&hello.key).map_err(|_| RefuseReason::KeyNotProven)?;
-        let before = held.map(|index| self.end_session(index));
+        let seating = self.find_place(now, peer, held, hello)?;
+        let spent = self.spend_grant(now, peer.address);
+        let channel =
+            spent.and_then(|()| self.find_or_add_channel(&hello.key).map_err(|_| RefuseReason::KeyNotProven));
+        let channel = channel.inspect_err(|_| self.give_up_place(held, hello, &seating))?;
+        let before = held.map(|index| {
+            self.keep_place(index);
+            self.end_session(index)
+        });
         let id = SessionId(self.random.next_u64());
-        let session = self.begin_session(now, id, peer, channel, hello.nonce, hello.from);
+        let session = self.begin_session(now, id, peer, channel, hello.nonce, seating);
         self.count_granted(peer, 1);
         if let Some(before) = before {
             self.sessions[session].replace(&before);
@@ -123,10 +134,6 @@ impl Node {
         if let Some(held) = self.addresses.get_mut(&address_class(peer.address)) {
             held.sessions = held.sessions.saturating_add_signed(change);
         }
-        if peer.peer == Sender::Subscriber {
-            // Of several nodes that let one in at the same moment, each may be the one too many.
-            self.siblings.subscribers.fetch_add(change as usize, Ordering::Relaxed);
-        }
     }
 
     fn check_room(&self, from: SocketAddr, hello: &Hello) -> Result<(), RefuseReason> {
@@ -141,9 +148,6 @@ impl Node {
         let known = self.channels_by_tag.get(&hello.key.tag()).map(|&index| &self.channels[index]);
         match hello.role {
             Role::Subscribe => {
-                if self.siblings.subscribers.load(Ordering::Relaxed) >= self.limits.subscribers_max {
-                    return Err(RefuseReason::Full);
-                }
                 // Channels that are only waited for leave half of the places to those that have a publisher.
                 if known.is_none() && self.channels.len() >= self.limits.channels_max.div_ceil(2) {
                     return Err(RefuseReason::TooManyChannels);

@@ -12,6 +12,7 @@ use crate::dial::DialState;
 use crate::limits::{
     EDGE_BELIEVED_MAX, HELLOS_UNTIL_TOLD, REFUSED_WAIT_MAX, REFUSED_WAIT_MIN, REPORT_INTERVAL,
 };
+use crate::node::sessions::Seating;
 use crate::node::{DialId, Event, Node};
 use crate::session::PeerKey;
 use crate::stats::DropReason;
@@ -103,7 +104,8 @@ impl Node {
         if let Some(&old) = self.sessions_by_peer.get(&peer) {
             self.end_session(old);
         }
-        let session = self.begin_session(now, welcome.session, peer, channel, welcome.nonce, start);
+        let session =
+            self.begin_session(now, welcome.session, peer, channel, welcome.nonce, Seating::free(start));
         self.sessions[session].dial = Some(index);
         self.sessions[session].report_at = now.after(REPORT_INTERVAL / 4);
         self.dials[index].state = DialState::Live(session);

@@ -237,7 +237,9 @@ impl Node {
             let same = self.channels[*index].verifier.key() == *key;
             return if same { Ok(*index) } else { Err(InvalidKey) };
         }
-        let index = self.channels.insert(Channel::new(key.verifier()?));
+        let mut channel = Channel::new(key.verifier()?, self.siblings.ledger.common_of(*key));
+        channel.set_limits(self.channel_limits.get(key));
+        let index = self.channels.insert(channel);
         self.channels_by_tag.insert(tag, index);
         Ok(index)
     }

@@ -10,8 +10,31 @@ use crate::node::Node;
 use crate::session::{Backlog, PeerKey, Session, Side, Subscriber, Upstream};
 use crate::time::Time;
 
+/// How a subscriber is let in.
+#[derive(Clone, Copy)]
+pub(super) struct Seating {
+    /// The first chunk that it asks for.
+    pub(super) from: Sequence,
+    /// Its number in the ledger; 0 if it is not there.
+    pub(super) serial: u64,
+    /// What the ledger knows it to cost.
+    pub(super) cost: u32,
+    /// Otherwise it starts at the live edge.
+    pub(super) has_backlog: bool,
+    /// Bytes of its backlog that the ledger counts as owed.
+    pub(super) owed: u64,
+}
+
+impl Seating {
+    /// Of a session that the ledger does not know: this node dialled, or is given the channel.
+    pub(super) const fn free(from: Sequence) -> Seating {
+        Seating { from, serial: 0, cost: 0, has_backlog: true, owed: 0 }
+    }
+}
+
 impl Node {
-    /// Adds a session. A subscriber is owed everything from `from` to the live edge.
+    /// Adds a session. A subscriber is owed everything from where it starts to the live edge, if there is room for its
+    /// backlog.
     pub(super) fn begin_session(
         &mut self,
         now: Time,
@@ -19,7 +42,7 @@ impl Node {
         peer: PeerKey,
         channel_index: usize,
         nonce: u64,
-        from: Sequence,
+        seating: Seating,
     ) -> usize {
         let channel = &mut self.channels[channel_index];
         let base = channel.counters;
@@ -32,9 +55,12 @@ impl Node {
                 Side::Upstream(Box::new(Upstream::new(now, base)))
             }
             Sender::Subscriber => {
-                start = channel.start_for(from);
-                let seat = channel.seats.take(Seat { to: peer.address, loss_ppm: 0 });
                 let through = channel.window.edge();
+                start = channel.start_for(seating.from);
+                if !seating.has_backlog && start != Sequence(0) {
+                    start = through.next();
+                }
+                let seat = channel.seats.take(Seat { to: peer.address, loss_ppm: 0 });
                 if start != Sequence(0) && start <= through {
                     let sent = ShardSet::EMPTY;
                     self.backlogs.push_back(Backlog {
@@ -44,10 +70,14 @@ impl Node {
                         sent,
                         through,
                         due: now,
+                        since: now,
+                        owed: seating.owed,
                     });
                     self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
                 }
-                Side::Subscriber(Subscriber::new(seat, channel.shards_fanned))
+                let mut subscriber = Subscriber::new(seat, channel.shards_fanned);
+                (subscriber.serial, subscriber.cost) = (seating.serial, seating.cost);
+                Side::Subscriber(subscriber)
             }
         };
         entry.insert(Session::new(id, peer, channel_index, nonce, start, now, side));
@@ -64,7 +94,12 @@ impl Node {
         self.sessions_by_peer.remove(&session.peer);
         let channel = &mut self.channels[session.channel];
         match &session.side {
-            Side::Subscriber(subscriber) => channel.seats.leave(subscriber.seat),
+            Side::Subscriber(subscriber) => {
+                channel.seats.leave(subscriber.seat);
+                if subscriber.serial != 0 {
+                    self.siblings.ledger.leave(&channel.verifier.key(), subscriber.serial);
+                }
+            }
             Side::Upstream(_) => channel.upstreams.retain(|upstream| *upstream != index),
         }
         match session.dial {

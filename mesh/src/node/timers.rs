@@ -25,7 +25,7 @@ impl Node {
         let sources = self.sources.iter().filter_map(|&index| self.source_due(index));
         let idle = self.sessions.is_empty() && self.channels.is_empty() && self.addresses.is_empty();
         let sweep = (!idle).then_some(self.sweep_at);
-        dials.chain(sources).chain(self.tick_at).chain(sweep).min()
+        dials.chain(sources).chain(self.tick_at).chain(sweep).chain(self.capped_until).min()
     }
 
     /// Does what is due.
@@ -141,6 +141,7 @@ impl Node {
             }
         }
         self.forget_addresses(now);
+        self.keep_caps(now);
         for index in 0..self.channels.capacity() {
             let Some(channel) = self.channels.get_mut(index) else { continue };
             let before = |age: Duration| Time(now.0.saturating_sub(micros(age)));

@@ -50,6 +50,10 @@ impl Body {
         }
     }
 
+    pub(crate) fn data_held(&self) -> ShardSet {
+        self.identity.header.layout().data_set().intersection(self.held)
+    }
+
     pub(crate) fn data_missing(&self) -> ShardSet {
         self.identity.header.layout().data_set().minus(self.held)
     }

@@ -25,7 +25,12 @@ pub(crate) fn address(channel: u8, number: u32) -> SocketAddr {
 
 impl Crowd {
     pub(crate) fn new(slots: usize) -> Crowd {
-        let limits = Limits { subscribers_max: 100_000, ..Limits::default() };
+        Crowd::capped(slots, None)
+    }
+
+    /// With a cap on what the node sends.
+    pub(crate) fn capped(slots: usize, egress_bps_max: Option<u64>) -> Crowd {
+        let limits = Limits { subscribers_max: 100_000, egress_bps_max, ..Limits::default() };
         let config = NodeConfig::new(Admission::Open, limits);
         Crowd {
             node: Node::new(config, [1; 32], Box::new(vec![0; slots * SLOT_BYTES])),

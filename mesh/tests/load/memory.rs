@@ -53,8 +53,8 @@ const LOST: [ShardSet; 5] = [
 ];
 
 impl Busy {
-    fn new() -> Busy {
-        let mut crowd = Crowd::new(4 * 128);
+    fn new(egress_bps_max: Option<u64>) -> Busy {
+        let mut crowd = Crowd::capped(4 * 128, egress_bps_max);
         let channels = (0..4).map(|number| crowd.channel(number, 100)).collect();
         Busy { crowd, channels, rounds: 0 }
     }
@@ -95,7 +95,16 @@ impl Busy {
 
 #[test]
 fn a_relay_that_has_warmed_up_allocates_nothing() {
-    let mut busy = Busy::new();
+    nothing_is_allocated(None);
+}
+
+#[test]
+fn a_relay_with_a_cap_on_what_it_sends_allocates_nothing_either() {
+    nothing_is_allocated(Some(10_000_000_000));
+}
+
+fn nothing_is_allocated(egress_bps_max: Option<u64>) {
+    let mut busy = Busy::new(egress_bps_max);
     // Windows fill up, each set of lost shards is rebuilt once, every subscriber has reported.
     (0..400).for_each(|_| busy.round());
     let before = busy.crowd.node.counters().clone();
@@ -117,7 +126,7 @@ fn a_relay_that_has_warmed_up_allocates_nothing() {
 /// which it has rebuilt with these k and m.
 #[test]
 fn shards_lost_in_a_way_not_seen_before_cost_a_few_allocations_once() {
-    let mut busy = Busy::new();
+    let mut busy = Busy::new(None);
     (0..400).for_each(|_| busy.round());
     let new = ShardSet::from_bits(0b0010_0100);
     let first = measure(|| busy.round_with(new));

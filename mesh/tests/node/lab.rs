@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use codec::{ChannelKey, ChannelSecret, DATAGRAM_BYTES, Sequence};
 use mesh::{
-    Admission, ChannelId, DialId, Event, Limits, Node, NodeConfig, Outbox, Progress, SLOT_BYTES, SinkConfig,
-    Time, Verdict,
+    Admission, ChannelId, DialId, Event, Ledger, Limits, Node, NodeConfig, Outbox, Progress, SLOT_BYTES,
+    Siblings, SinkConfig, Time, Verdict,
 };
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -66,6 +67,8 @@ pub(crate) struct Net {
     in_flight: BTreeMap<(Time, u64), InFlight>,
     order: u64,
     pub(crate) link: Link,
+    /// Of the hosts that are metered: when they sent how much, headers of IP and UDP included.
+    pub(crate) metered: BTreeMap<usize, Vec<(Time, u64)>>,
     /// Every shard datagram that was sent, when it is to be kept.
     pub(crate) recorded: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
 }
@@ -100,6 +103,7 @@ impl Net {
             in_flight: BTreeMap::new(),
             order: 0,
             link,
+            metered: BTreeMap::new(),
             recorded: None,
         }
     }
@@ -127,6 +131,17 @@ impl Net {
         self.hosts[host].node = Some(Node::new(config, seed, Box::new(vec![0; 600 * SLOT_BYTES])));
     }
 
+    /// Adds a node that keeps its caps with others by one ledger. It hears for itself what it sends.
+    pub(crate) fn add_with(&mut self, ledger: &Arc<Ledger>, config: NodeConfig) -> usize {
+        let host = self.add(config.clone());
+        let mut seed = [0; 32];
+        self.random.fill_bytes(&mut seed);
+        let siblings = Siblings { count: 0, ledger: Arc::clone(ledger) };
+        let memory = Box::new(vec![0; 600 * SLOT_BYTES]);
+        self.hosts[host].node = Some(Node::among(siblings, config, seed, memory));
+        host
+    }
+
     /// Kills a host's node without a word.
     pub(crate) fn kill(&mut self, host: usize) {
         self.hosts[host].node = None;
@@ -141,17 +156,29 @@ impl Net {
     }
 
     pub(crate) fn publisher(&mut self, relay: usize) -> (usize, ChannelId) {
+        self.publisher_of(relay, secret())
+    }
+
+    pub(crate) fn publisher_of(&mut self, relay: usize, secret: ChannelSecret) -> (usize, ChannelId) {
         let host = self.add(edge_config());
         let now = self.now;
-        let channel = self.node(host).add_source(now, secret());
+        let channel = self.node(host).add_source(now, secret);
         self.node(host).dial(now, channel, address(relay));
         (host, channel)
     }
 
     pub(crate) fn viewer(&mut self, relay: usize, from: Sequence) -> (usize, DialId) {
+        self.viewer_from(relay, key(), from)
+    }
+
+    pub(crate) fn viewer_of(&mut self, relay: usize, key: ChannelKey) -> (usize, DialId) {
+        self.viewer_from(relay, key, Sequence(0))
+    }
+
+    fn viewer_from(&mut self, relay: usize, key: ChannelKey, from: Sequence) -> (usize, DialId) {
         let host = self.add(edge_config());
         let (now, config) = (self.now, SinkConfig { delay: Duration::from_secs(1), from });
-        let channel = self.node(host).add_sink(&key(), config).expect("a valid key");
+        let channel = self.node(host).add_sink(&key, config).expect("a valid key");
         let dial = self.node(host).dial(now, channel, address(relay));
         self.hosts[host].sink = Some(channel);
         (host, dial)
@@ -204,6 +231,9 @@ impl Net {
     fn send_all(&mut self, host: usize) {
         let from = self.hosts[host].address;
         for (to, bytes) in self.take_sent(host) {
+            if let Some(sent) = self.metered.get_mut(&host) {
+                sent.push((self.now, bytes.len() as u64 + 28));
+            }
             if let Some(recorded) = &mut self.recorded
                 && bytes[3] == 0
             {

@@ -1,5 +1,6 @@
 //! Nodes among themselves and among strangers, on virtual time.
 
+mod caps;
 mod chain;
 mod claims;
 mod contact;

@@ -4,10 +4,12 @@ use std::fmt;
 
 use codec::link::check_relay;
 use codec::{ChannelKey, ChannelLink};
+use mesh::ChannelLimits;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::EGRESS_MBPS_MAX;
 use crate::upstreams::UPSTREAMS_MAX;
 
 /// One channel.
@@ -15,18 +17,30 @@ use crate::upstreams::UPSTREAMS_MAX;
 pub struct Channel {
     /// The channel, written as its link or as its key's 64 hex digits.
     pub key: ChannelKey,
-    /// Subscribers that it has at most; `None`: as `[limits]` says.
+    /// Subscribers that it has at most; `None` or 0: as `[limits]` says.
     pub subscribers: Option<usize>,
-    /// Mbit/s that leave for its subscribers at most; `None`: no bound of its own.
+    /// Mbit/s of its shards that leave at most, IP headers included; `None` or 0: no cap of its own.
     pub egress_mbps: Option<u64>,
     /// Relays that it is pulled from, one at a time: `host:port`, at most eight.
     pub upstreams: Vec<String>,
+}
+
+/// Mbit/s as bit/s; 0: no cap.
+pub(super) fn bps(mbps: u64) -> Option<u64> {
+    Some(mbps * 1_000_000).filter(|bps| *bps > 0)
 }
 
 impl Channel {
     /// A channel without bounds of its own.
     pub fn new(key: ChannelKey) -> Channel {
         Channel { key, subscribers: None, egress_mbps: None, upstreams: Vec::new() }
+    }
+
+    pub(super) fn limits(&self) -> ChannelLimits {
+        ChannelLimits {
+            subscribers_max: self.subscribers.filter(|most| *most > 0),
+            egress_bps_max: self.egress_mbps.and_then(bps),
+        }
     }
 }
 
@@ -66,6 +80,9 @@ impl<'de> Visitor<'de> for Entry {
             Table::deserialize(MapAccessDeserializer::new(map))?;
         if !upstreams.is_empty() && link.verifier().is_err() {
             return Err(M::Error::custom(format!("{link} cannot be the key of a channel")));
+        }
+        if let Some(mbps) = egress_mbps.filter(|mbps| *mbps > EGRESS_MBPS_MAX) {
+            return Err(M::Error::custom(format!("egress_mbps = {mbps}: must be 0 to {EGRESS_MBPS_MAX}")));
         }
         Ok(Channel { key: link, subscribers, egress_mbps, upstreams })
     }
@@ -108,7 +125,8 @@ mod tests {
         let plain = Channel::new(ChannelKey([0xab; 32]));
         let bounded = Channel { subscribers: Some(100), egress_mbps: Some(50), ..plain.clone() };
         assert_eq!(Config::parse(&text, "test.toml").unwrap().channels, [plain.clone(), plain, bounded]);
-        for wrong in ["{ subscribers = 1 }", "{ link = \"x\" }", "7"] {
+        let too_much = format!("{{ link = \"{key}\", egress_mbps = 2000000 }}");
+        for wrong in ["{ subscribers = 1 }", "{ link = \"x\" }", "7", &too_much] {
             let error = Config::parse(&format!("channels = [{wrong}]"), "test.toml").unwrap_err().to_string();
             assert!(error.contains("line 1"), "{error}");
         }

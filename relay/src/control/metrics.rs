@@ -11,7 +11,7 @@ use metrics_util::MetricKindMask;
 use super::status::{ChannelStatus, QuotaStatus, Status, UpstreamState, UpstreamStatus};
 use crate::snapshot::Snapshot;
 
-/// Channels that have metrics of their own, those with the most subscribers; each costs eleven lines. All others are one.
+/// Channels that have metrics of their own, those with the most subscribers; each costs twelve lines. All others are one.
 const CHANNELS_MAX: usize = 100;
 
 /// Prometheus scrapes at least this often, or it cannot tell what has gone from what it missed.
@@ -39,6 +39,9 @@ pub(super) fn publish(snapshot: &Snapshot, status: &Status) {
     gauge!("superpeer_channels").set(snapshot.channels.len() as f64);
     gauge!("superpeer_window_bytes").set(snapshot.window_bytes as f64);
     gauge!("superpeer_healthy").set(f64::from(u8::from(status.is_healthy)));
+    // 0: no cap.
+    gauge!("superpeer_egress_max_bits_per_second").set(status.egress.max_bps.unwrap_or(0) as f64);
+    gauge!("superpeer_egress_promised_bits_per_second").set(status.egress.promised_bps as f64);
     let counters = [
         ("superpeer_shards_stored_total", node.shards_stored),
         ("superpeer_shards_sent_total", node.shards_sent),
@@ -52,6 +55,11 @@ pub(super) fn publish(snapshot: &Snapshot, status: &Status) {
         ("superpeer_signature_checks_total", node.signature_checks),
         ("superpeer_sessions_granted_total", node.sessions_granted),
         ("superpeer_sessions_refused_total", node.sessions_refused),
+        ("superpeer_egress_refused_total", node.egress_refused),
+        ("superpeer_egress_let_go_total", node.egress_let_go),
+        ("superpeer_egress_waits_total", node.egress_waits),
+        ("superpeer_joins_deferred_total", node.joins_deferred),
+        ("superpeer_backlogs_skipped_total", node.backlogs_skipped),
         ("superpeer_leases_expired_total", node.leases_expired),
         ("superpeer_received_bytes_total", plane.bytes_received),
         ("superpeer_received_datagrams_total", plane.datagrams_received),
@@ -105,6 +113,7 @@ fn publish_channels(channels: &[ChannelStatus]) {
     for channel in others {
         rest.subscribers += channel.subscribers;
         rest.upstreams += channel.upstreams;
+        rest.promised_bps += channel.promised_bps;
         rest.received_bps += channel.received_bps;
         rest.shards_received += channel.shards_received;
         rest.shards_lost += channel.shards_lost;
@@ -120,6 +129,7 @@ fn publish_channels(channels: &[ChannelStatus]) {
 fn publish_channel(label: String, channel: &ChannelStatus) {
     let figures = [
         ("superpeer_channel_subscribers", channel.subscribers as f64),
+        ("superpeer_channel_promised_bits_per_second", channel.promised_bps as f64),
         ("superpeer_channel_upstreams", channel.upstreams as f64),
         ("superpeer_channel_received_bits_per_second", channel.received_bps),
         ("superpeer_channel_shards_received", channel.shards_received as f64),

@@ -51,6 +51,8 @@ pub struct Status {
     pub rss_bytes: u64,
     /// Memory that windows fill, bytes.
     pub window_bytes: usize,
+    /// What leaves, and what may.
+    pub egress: EgressStatus,
     /// One entry for each worker.
     pub workers: Vec<WorkerStatus>,
     /// One entry for each channel, those with the most subscribers first.
@@ -99,6 +101,27 @@ pub enum QuotaState {
     UsedUp,
 }
 
+/// Egress, in bits of IP per second: payload, and 28 (IPv4) or 48 (IPv6) bytes of headers for each datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EgressStatus {
+    /// The cap; `None`: there is none.
+    pub max_bps: Option<u64>,
+    /// What subscribers are promised.
+    pub promised_bps: u64,
+    /// What left over the last second.
+    pub sent_bps: f64,
+    /// Subscribers refused because what they need does not fit.
+    pub refused: u64,
+    /// Subscribers let go because what is needed did not fit any more.
+    pub let_go: u64,
+    /// Batches that waited for the cap.
+    pub waits: u64,
+    /// `Hello`s left unanswered for a while so that those who came just before get their backlogs in time.
+    pub joins_deferred: u64,
+    /// Joiners started at the live edge for want of room for their backlog.
+    pub backlogs_skipped: u64,
+}
+
 /// One worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
@@ -119,6 +142,12 @@ pub struct ChannelStatus {
     pub key: String,
     /// Sessions that take it.
     pub subscribers: usize,
+    /// How many may.
+    pub subscribers_max: usize,
+    /// Bits of IP per second that may leave of it; `None`: no cap of its own.
+    pub egress_max_bps: Option<u64>,
+    /// Bits of IP per second that its subscribers are promised.
+    pub promised_bps: u64,
     /// Sessions that give it.
     pub upstreams: usize,
     /// Chunks that are kept.
@@ -216,6 +245,16 @@ impl Status {
             cpu_s: process::cpu().as_secs_f64(),
             rss_bytes: process::rss_bytes(),
             window_bytes: now.window_bytes,
+            egress: EgressStatus {
+                max_bps: now.egress.bps_max,
+                promised_bps: now.egress.promised_bps,
+                sent_bps: 8.0 * rate(now.plane.ip_bytes_sent, last.plane.ip_bytes_sent, elapsed),
+                refused: now.node.egress_refused,
+                let_go: now.node.egress_let_go,
+                waits: now.node.egress_waits,
+                joins_deferred: now.node.joins_deferred,
+                backlogs_skipped: now.node.backlogs_skipped,
+            },
             workers: workers
                 .map(|(now, last)| WorkerStatus {
                     cpu: per_second(now.cpu.saturating_sub(last.cpu), elapsed),
@@ -257,6 +296,9 @@ impl ChannelStatus {
         ChannelStatus {
             key: now.key.to_string(),
             subscribers: now.subscribers,
+            subscribers_max: now.subscribers_max,
+            egress_max_bps: now.egress_bps_max,
+            promised_bps: now.promised_bps,
             upstreams: now.upstreams,
             chunks: now.chunks,
             received_bps: 8.0 * codec::DATAGRAM_BYTES as f64 * shards,

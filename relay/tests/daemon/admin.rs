@@ -20,7 +20,7 @@ pub(crate) fn start_with(listen: &str, more: &[&str]) -> (Daemon, SocketAddr) {
     (daemon, address_in(&log))
 }
 
-/// Where the admin listener is.
+/// Where the log says that the admin listener is.
 pub(crate) fn address_in(log: &[String]) -> SocketAddr {
     let mut lines = log.iter();
     let line = lines.find_map(|line| line.split_once("status and metrics on http://"));

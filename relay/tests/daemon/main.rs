@@ -1,6 +1,7 @@
 //! The daemon as those meet it who start it and those who talk to it over UDP.
 
 mod admin;
+mod caps;
 mod chain;
 mod command_line;
 mod commands;

@@ -125,8 +125,19 @@ impl Peer {
 
     /// Sends, waits a little for what comes, and takes it in.
     pub(crate) fn turn(&mut self) {
-        self.send();
+        self.socket.set_nonblocking(false).unwrap();
         self.socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+        self.go_on();
+    }
+
+    /// The same, without waiting.
+    pub(crate) fn turn_at_once(&mut self) {
+        self.socket.set_nonblocking(true).unwrap();
+        self.go_on();
+    }
+
+    fn go_on(&mut self) {
+        self.send();
         let mut buffer = [0; 65_535];
         for _ in 0..256 {
             match self.socket.recv_from(&mut buffer) {
