@@ -14,7 +14,7 @@ pub struct Limits {
     pub subscribers_max: usize,
     /// Subscribers of one channel; `None`: as many as of all together.
     pub subscribers_per_channel_max: Option<usize>,
-    /// IP bits that may leave in any second, headers included; `None`: as many as there are. At least 1 Mbit/s makes sense.
+    /// IP bits that may leave in any second, headers included; `None`: as many as there are. Below 2 Mbit/s only the mean holds.
     pub egress_bps_max: Option<u64>,
     /// Sessions from one IPv4 address or one IPv6 /64: room for a household or an office behind one address, not for
     /// one host to take every place.
