@@ -85,7 +85,7 @@ impl Node {
             return Err(RefuseReason::ChannelNotAllowed.into());
         }
         if self.kicked.holds(now, peer.address, &hello.key) {
-            return Err(RefuseReason::Kicked);
+            return Err(RefuseReason::Kicked.into());
         }
         if held.is_none() {
             self.check_room(peer.address, hello)?;

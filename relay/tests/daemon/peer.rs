@@ -148,8 +148,15 @@ impl Peer {
                 }
                 // Nobody listens there: the node finds out by silence.
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
-                Err(error) => panic!("{error}"),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) =>
+                {
+                    break;
+                }
+                Err(error) => panic!("{error:?}"),
             }
         }
         let now = self.now();
