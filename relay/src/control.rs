@@ -1,6 +1,7 @@
 //! The control thread: signals in, counts out. Never on the data path.
 
 pub mod commands;
+mod dashboard;
 mod door;
 mod drain;
 mod history;

@@ -1,5 +1,5 @@
 //! Looking after the relay over HTTP, from this machine only: health, status and metrics on a loopback address and on a unix
-//! socket, commands on the latter.
+//! socket, a dashboard on the former, commands on the latter.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::commands::{self, Command};
+use super::dashboard;
 use super::listener;
 use super::socket::{self, SocketFile};
 use super::status::Status;
@@ -56,7 +57,10 @@ pub(super) async fn serve(listen: SocketAddr, board: Arc<Board>) {
     if let Ok(address) = listener.local_addr() {
         info!("status and metrics on http://{address}");
     }
-    let router = sights(board).layer(middleware::from_fn(only_from_here));
+    let router = sights(board)
+        .merge(dashboard::routes())
+        .layer(middleware::from_fn(only_from_here))
+        .layer(middleware::map_response(dashboard::protect));
     tokio::spawn(listener::serve(listener, router));
 }
 

@@ -6,6 +6,7 @@ mod chain;
 mod command_line;
 mod commands;
 mod daemon;
+mod dashboard;
 mod hostile;
 mod hostile_http;
 mod in_process;

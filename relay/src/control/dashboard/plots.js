@@ -1,0 +1,130 @@
+// Four plots of the history, one below or beside the other, with one cursor.
+
+import { bits, micros, percent, perSecond } from "./format.js";
+import { SAMPLES_MAX } from "./history.js";
+
+// Lines that can still be told apart; of more workers than that, the mean and the busiest are drawn.
+const LINES_MAX = 6;
+
+const PLOTS = [
+  {
+    name: "Rate",
+    note: "payload, all channels",
+    say: bits,
+    lines: () => [line("in", "received_bps"), line("out", "sent_bps")],
+  },
+  {
+    name: "Processor",
+    note: "share of a core, by worker",
+    say: percent,
+    lines: (workers) =>
+      workers > LINES_MAX
+        ? [
+            { label: "mean", of: ({ workers }) => workers.reduce((sum, cpu) => sum + cpu, 0) / workers.length },
+            { label: "busiest", of: ({ workers }) => (workers.length > 0 ? Math.max(...workers) : undefined) },
+          ]
+        : Array.from({ length: workers }, (_, at) => ({ label: String(at), of: ({ workers }) => workers[at] })),
+  },
+  {
+    name: "Loss on the way in",
+    note: "data shards, all channels",
+    say: perSecond,
+    lines: () => [line("lost", "lost"), line("recovered", "recovered"), line("repaired", "repaired")],
+  },
+  {
+    name: "Delay",
+    note: "capture to arrival here, by both clocks",
+    say: micros,
+    lines: () => [line("median channel", "delay"), line("slowest", "delay_max")],
+  },
+];
+
+const line = (label, field) => ({ label, of: (sample) => sample[field] });
+
+export class Plots {
+  #place;
+  #workers = -1;
+  #shown = [];
+
+  constructor(place) {
+    this.#place = place;
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#remake());
+  }
+
+  draw(history, workers) {
+    if (workers !== this.#workers) {
+      this.#workers = workers;
+      this.#remake();
+    }
+    const { samples, last } = history;
+    if (last === undefined) return;
+    const times = samples.map((sample) => sample.at);
+    for (const { figure, plot, lines } of this.#shown) {
+      const values = lines.map(({ of }) => samples.map((sample) => finite(of(sample))));
+      // A relay that does not tell has no plot of it.
+      figure.hidden = values.every((line) => line.every((value) => value === null));
+      plot.setData([times, ...values], false);
+      plot.setScale("x", { min: last.at - SAMPLES_MAX, max: last.at });
+      if (plot.cursor.idx == null) plot.setLegend({ idx: times.length - 1 }, false);
+    }
+  }
+
+  #remake() {
+    for (const { plot, observer } of this.#shown) {
+      observer.disconnect();
+      plot.destroy();
+    }
+    this.#place.replaceChildren();
+    this.#shown = PLOTS.map((about) => this.#make(about));
+  }
+
+  #make({ name, note, say, lines: linesFor }) {
+    const lines = linesFor(this.#workers);
+    const figure = document.createElement("figure");
+    const caption = document.createElement("figcaption");
+    const title = document.createElement("h2");
+    const small = document.createElement("span");
+    title.textContent = name;
+    small.textContent = note;
+    caption.append(title, small);
+    figure.append(caption);
+    this.#place.append(figure);
+    const plot = new uPlot(options(lines, say, figure), [[], ...lines.map(() => [])], figure);
+    plot.root.querySelector("canvas").setAttribute("aria-hidden", "true");
+    const observer = new ResizeObserver(() => plot.setSize(size(figure)));
+    observer.observe(figure);
+    return { figure, plot, lines, observer };
+  }
+}
+
+const finite = (value) => (Number.isFinite(value) ? value : null);
+
+const size = (figure) => ({ width: Math.max(200, figure.clientWidth), height: 150 });
+
+function options(lines, say, figure) {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name).trim();
+  const font = "11px system-ui, sans-serif";
+  const axis = {
+    stroke: colour("--quiet"),
+    font,
+    grid: { stroke: colour("--line"), width: 1 },
+    ticks: { show: false },
+  };
+  const value = (_, value) => (value == null ? "–" : say(value));
+  return {
+    ...size(figure),
+    padding: [8, 8, 0, 0],
+    cursor: { sync: { key: "dashboard" }, drag: { x: false, y: false }, y: false, points: { size: 6 } },
+    legend: { live: true },
+    scales: { x: { time: true }, y: { range: (_, min, max) => [Math.min(0, min ?? 0), max > 0 ? max * 1.1 : 1] } },
+    axes: [
+      { ...axis, grid: { show: false }, size: 24, space: 70, values: "{HH}:{mm}" },
+      { ...axis, size: 72, space: 32, values: (_, values) => values.map(say) },
+    ],
+    series: [
+      { label: "at", value: "{HH}:{mm}:{ss}" },
+      ...lines.map(({ label }, at) => ({ label, value, stroke: colour(`--line-${at + 1}`), width: 1.5, points: { show: false } })),
+    ],
+  };
+}
