@@ -8,6 +8,7 @@ see what the page says of a relay that does not answer. Pictures go to FOLDER.
 
 import argparse
 import base64
+import collections
 import json
 import os
 import queue
@@ -184,10 +185,7 @@ def check(what, text, value):
     assert match, f"{what}: no number in {text!r}"
     digits, prefix, unit = match.groups()
     factor = FACTOR[prefix] * SCALE.get(unit, 1)
-    # Zeros that are no digits are left out: 12.0 is said as 12.
     decimals = len(digits.partition(".")[2])
-    if unit != "%" and prefix + unit != "" and digits.strip("-0.") and abs(float(digits)) < 100:
-        decimals = max(decimals, 2 if abs(float(digits)) < 10 else 1)
     allowed = 0.5000001 * 10.0**-decimals * factor
     assert abs(float(digits) * factor - value) <= allowed, f"{what}: the page says {text!r}, /status {value}"
     return 1
@@ -205,10 +203,32 @@ def compare(page, now, before):
                  "chunks_lost", "jobs_skipped", "send_errors", "dropped"]:
         done += check(name, fields[name], totals[name])
     seconds = (now["at_us"] - before["at_us"]) / 1e6
-    for name, total in [("in", "received_bytes"), ("out", "sent_bytes")]:
+    # The first value below a plot is the time.
+    plots = {name: values[1:] for name, values in page["plots"]}
+    for name, plot, total in [("in", "In", "received_bytes"), ("out", "Out", "sent_bytes")]:
         rate = 8 * (totals[total] - before["totals"][total]) / seconds
-        done += check(name, fields[name], rate)
-        done += check(f"{name} in the plot", page["plots"][0][1][1 if name == "in" else 2], rate)
+        done += check(name, fields[name], rate) + check(f"{name} in the plot", plots[plot][0], rate)
+    done += check("subscribers in the plot", plots["Subscribers"][0], now["subscribers"])
+    for text, worker in zip(plots["Processor"], now["workers"], strict=True):
+        done += check("a worker in the plot", text, worker["cpu"])
+    known = {channel["key"]: channel for channel in before["channels"]}
+    for text, name in zip(plots["Loss"], ["shards_lost", "shards_recovered", "shards_repaired"], strict=True):
+        grown = sum(channel[name] - known.get(channel["key"], channel)[name] for channel in now["channels"])
+        done += check(f"{name} in the plot", text, grown / seconds)
+    delays = collections.defaultdict(list)
+    for upstream in now.get("upstreams", []):
+        if (delay := (upstream["session"] or {}).get("delay_us")) is not None:
+            delays[upstream["channel"]].append(delay)
+    least = sorted(min(of_channel) for of_channel in delays.values())
+    assert bool(least) == ("Delay" in plots), f"{least} {plots}"
+    if least:
+        done += check("median delay in the plot", plots["Delay"][0], least[len(least) // 2] / 1e6)
+        done += check("greatest delay in the plot", plots["Delay"][1], least[-1] / 1e6)
+    for name, of in [("quota", now.get("quota")), ("egress", now.get("egress"))]:
+        if of and (of.get("max_bytes") or of.get("max_bps")):
+            used, _, most = fields[name].partition(" of ")
+            done += check(f"{name} used", used, of["used_bytes"] if name == "quota" else of["sent_bps"])
+            done += check(f"{name} at most", most, of["max_bytes"] if name == "quota" else of["max_bps"])
     assert len(tables["rates"]) == len(now["rates"]) == 5
     for row, rates in zip(tables["rates"], now["rates"]):
         for text, name in zip(row[1:], ["received_bps", "sent_bps", "received_datagrams_per_s", "sent_datagrams_per_s"]):
@@ -222,8 +242,13 @@ def compare(page, now, before):
              "shards_repaired"]
     for row, channel in zip(tables["channels"], now["channels"]):
         assert channel["key"].startswith(row[0])
-        for text, name in zip(row[1:], names):
+        for text, name in zip(row[1:], names, strict=True):
             done += check(f"{name} of {row[0]}", text, channel[name]) if name else 0
+        told = delays.get(channel["key"])
+        if told:
+            done += check(f"delay of {row[0]}", row[4], min(told) / 1e6)
+        else:
+            assert row[4] == "–", row
     for row, upstream in zip(tables.get("upstreams", []), now.get("upstreams", [])):
         assert row[0] == upstream["name"]
         for text, name, unit in zip(row[4:], ["rtt_us", "delay_us", "spread_us", "shards_received", "shards_lost"],

@@ -1,4 +1,4 @@
-// Numbers with their units, three digits of them. A space that does not break stands before the unit.
+// Numbers with their units, mostly three digits of them. A space that does not break stands before the unit.
 
 const STEPS = ["", "k", "M", "G", "T", "P"];
 
@@ -12,10 +12,10 @@ function scaled(value, unit) {
   return `${digits(value)}\u00a0${STEPS[step]}${unit}`.trimEnd();
 }
 
-// Three digits, but no more than the number has.
 function digits(value) {
-  if (value === 0 || Math.abs(value) >= 999.5) return value.toFixed(0);
-  return String(Number(value.toPrecision(3)));
+  const size = Math.abs(value);
+  const decimals = size === 0 || size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2;
+  return value.toFixed(decimals);
 }
 
 export const bits = (value) => scaled(value, "bit/s");
@@ -46,3 +46,6 @@ export function duration(seconds) {
 
 // The first sixteen digits, as in the metrics.
 export const key = (hex) => hex.slice(0, 16);
+
+// The same without the zeros that end its decimals: for the marks of an axis.
+export const short = (text) => text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");

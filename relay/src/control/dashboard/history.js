@@ -35,7 +35,7 @@ export class History {
 
 function sample(now, before) {
   const seconds = (now.at_us - before.at_us) / 1e6;
-  const common = { at: now.at_us / 1e6, since_us: before.at_us, workers: now.workers.map((worker) => worker.cpu) };
+  const common = { at: now.at_us / 1e6, since_us: before.at_us, subscribers: now.subscribers, workers: now.workers.map((worker) => worker.cpu) };
   // The relay was started anew, or its clock was set back.
   if (seconds <= 0 || now.uptime_s < before.uptime_s) return common;
   const rate = (of) => Math.max(0, of(now.totals) - of(before.totals)) / seconds;

@@ -1,21 +1,26 @@
-// Four plots of the history, one below or beside the other, with one cursor.
+// Plots of the history, beside or below one another, with one cursor.
 
-import { bits, micros, percent, perSecond } from "./format.js";
+import { bits, count, micros, percent, perSecond, short } from "./format.js";
 import { SAMPLES_MAX } from "./history.js";
 
 // Lines that can still be told apart; of more workers than that, the mean and the busiest are drawn.
 const LINES_MAX = 6;
 
+// A page that was just opened shows a minute.
+const SPAN_MIN_S = 60;
+
 const PLOTS = [
+  { name: "Out", note: "payload, all channels", say: bits, lines: () => [line("out", "sent_bps")] },
+  { name: "In", note: "payload, all channels", say: bits, lines: () => [line("in", "received_bps")] },
   {
-    name: "Rate",
-    note: "payload, all channels",
-    say: bits,
-    lines: () => [line("in", "received_bps"), line("out", "sent_bps")],
+    name: "Subscribers",
+    note: "all channels",
+    say: (value) => count(Math.round(value)),
+    lines: () => [line("subscribers", "subscribers")],
   },
   {
     name: "Processor",
-    note: "share of a core, by worker",
+    note: "of a core, by worker",
     say: percent,
     lines: (workers) =>
       workers > LINES_MAX
@@ -26,16 +31,16 @@ const PLOTS = [
         : Array.from({ length: workers }, (_, at) => ({ label: String(at), of: ({ workers }) => workers[at] })),
   },
   {
-    name: "Loss on the way in",
-    note: "data shards, all channels",
-    say: perSecond,
-    lines: () => [line("lost", "lost"), line("recovered", "recovered"), line("repaired", "repaired")],
+    name: "Delay",
+    note: "capture to arrival here",
+    say: micros,
+    lines: () => [line("median", "delay"), line("slowest channel", "delay_max")],
   },
   {
-    name: "Delay",
-    note: "capture to arrival here, by both clocks",
-    say: micros,
-    lines: () => [line("median channel", "delay"), line("slowest", "delay_max")],
+    name: "Loss",
+    note: "data shards on the way in",
+    say: perSecond,
+    lines: () => [line("lost", "lost"), line("recovered", "recovered"), line("repaired", "repaired")],
   },
 ];
 
@@ -59,12 +64,13 @@ export class Plots {
     const { samples, last } = history;
     if (last === undefined) return;
     const times = samples.map((sample) => sample.at);
+    const from = Math.max(last.at - SAMPLES_MAX, Math.min(times[0], last.at - SPAN_MIN_S));
     for (const { figure, plot, lines } of this.#shown) {
       const values = lines.map(({ of }) => samples.map((sample) => finite(of(sample))));
       // A relay that does not tell has no plot of it.
       figure.hidden = values.every((line) => line.every((value) => value === null));
       plot.setData([times, ...values], false);
-      plot.setScale("x", { min: last.at - SAMPLES_MAX, max: last.at });
+      plot.setScale("x", { min: from, max: last.at });
       if (plot.cursor.idx == null) plot.setLegend({ idx: times.length - 1 }, false);
     }
   }
@@ -87,21 +93,22 @@ export class Plots {
     title.textContent = name;
     small.textContent = note;
     caption.append(title, small);
-    figure.append(caption);
+    const inside = document.createElement("div");
+    figure.append(caption, inside);
     this.#place.append(figure);
-    const plot = new uPlot(options(lines, say, figure), [[], ...lines.map(() => [])], figure);
+    const plot = new uPlot(options(lines, say, inside), [[], ...lines.map(() => [])], inside);
     plot.root.querySelector("canvas").setAttribute("aria-hidden", "true");
-    const observer = new ResizeObserver(() => plot.setSize(size(figure)));
-    observer.observe(figure);
+    const observer = new ResizeObserver(() => plot.setSize(size(inside)));
+    observer.observe(inside);
     return { figure, plot, lines, observer };
   }
 }
 
 const finite = (value) => (Number.isFinite(value) ? value : null);
 
-const size = (figure) => ({ width: Math.max(200, figure.clientWidth), height: 150 });
+const size = (inside) => ({ width: inside.clientWidth, height: 150 });
 
-function options(lines, say, figure) {
+function options(lines, say, inside) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   const font = "11px system-ui, sans-serif";
@@ -113,14 +120,14 @@ function options(lines, say, figure) {
   };
   const value = (_, value) => (value == null ? "–" : say(value));
   return {
-    ...size(figure),
+    ...size(inside),
     padding: [8, 8, 0, 0],
     cursor: { sync: { key: "dashboard" }, drag: { x: false, y: false }, y: false, points: { size: 6 } },
     legend: { live: true },
     scales: { x: { time: true }, y: { range: (_, min, max) => [Math.min(0, min ?? 0), max > 0 ? max * 1.1 : 1] } },
     axes: [
       { ...axis, grid: { show: false }, size: 24, space: 70, values: "{HH}:{mm}" },
-      { ...axis, size: 72, space: 32, values: (_, values) => values.map(say) },
+      { ...axis, size: 72, space: 32, values: (_, values) => values.map((value) => short(say(value))) },
     ],
     series: [
       { label: "at", value: "{HH}:{mm}:{ss}" },

@@ -73,12 +73,15 @@ function figures(status, sample) {
     ["window_bytes", "of it windows", bytes(status.window_bytes)],
   ];
   if (quota) {
-    const until = quota.period_end ? `, until ${String(quota.period_end).slice(0, 10)}` : "";
-    const not = quota.is_written === false ? ", not written down" : "";
-    shown.push(["quota", `Quota, ${quota.state.replace("-", " ")}${not}`, `${bytes(quota.used_bytes)} of ${bytes(quota.max_bytes)}${until}`]);
+    const what = [
+      `Quota to ${String(quota.period_end).slice(0, 10)}`,
+      quota.state === "ok" ? "" : quota.state.replace("-", " "),
+      quota.is_written ? "" : "not written down",
+    ];
+    shown.push(["quota", what.filter(Boolean).join(", "), `${bytes(quota.used_bytes)} of ${bytes(quota.max_bytes)}`]);
   }
   if (egress?.max_bps) {
-    shown.push(["egress", "Egress, of its cap", `${bits(egress.sent_bps)} of ${bits(egress.max_bps)}`]);
+    shown.push(["egress", "Egress of its cap", `${bits(egress.sent_bps)} of ${bits(egress.max_bps)}`]);
     shown.push(["promised", "Promised", bits(egress.promised_bps)]);
   }
   return shown;
