@@ -10,7 +10,7 @@ const INTERVAL_MS = 1_000;
 const PATIENCE_MS = 3_000;
 
 const history = new History();
-const plots = new Plots(document.getElementById("plots"));
+const plots = new Plots(document.getElementById("plots"), history);
 const view = new View();
 
 async function ask() {
@@ -21,7 +21,7 @@ async function ask() {
 
 function show(status) {
   // Before its first count a relay has nothing to show but that it runs.
-  if (status.at_us > 0 && history.note(status)) plots.draw(history, status.workers.length);
+  if (status.at_us > 0 && history.note(status)) plots.show(status.workers.length);
   view.show(status, history.last);
 }
 

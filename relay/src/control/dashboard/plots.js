@@ -48,20 +48,24 @@ const line = (label, field) => ({ label, of: (sample) => sample[field] });
 
 export class Plots {
   #place;
+  #history;
   #workers = -1;
   #shown = [];
 
-  constructor(place) {
+  constructor(place, history) {
     this.#place = place;
+    this.#history = history;
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#remake());
   }
 
-  draw(history, workers) {
-    if (workers !== this.#workers) {
-      this.#workers = workers;
-      this.#remake();
-    }
-    const { samples, last } = history;
+  show(workers) {
+    if (workers === this.#workers) return this.#draw();
+    this.#workers = workers;
+    this.#remake();
+  }
+
+  #draw() {
+    const { samples, last } = this.#history;
     if (last === undefined) return;
     const times = samples.map((sample) => sample.at);
     const from = Math.max(last.at - SAMPLES_MAX, Math.min(times[0], last.at - SPAN_MIN_S));
@@ -82,6 +86,7 @@ export class Plots {
     }
     this.#place.replaceChildren();
     this.#shown = PLOTS.map((about) => this.#make(about));
+    this.#draw();
   }
 
   #make({ name, note, say, lines: linesFor }) {

@@ -9,6 +9,8 @@ const ROWS_MAX = 100;
 const NONE = "–";
 const maybe = (say, value) => (value === null || value === undefined ? NONE : say(value));
 
+// Parts of a status that not every relay has are left out where they are missing: drain, quota, egress, upstreams.
+
 export class View {
   #heard = null;
 
@@ -32,13 +34,14 @@ export class View {
   }
 
   showSilence() {
-    const since = this.#heard === null
-      ? "The relay does not answer."
-      : `The relay has not answered since ${this.#heard.toLocaleTimeString()}, ` +
-        `for ${duration((Date.now() - this.#heard) / 1000)}. What is below is of then.`;
     const place = document.getElementById("silence");
-    place.textContent = since;
-    place.hidden = false;
+    // Said once, not each second.
+    if (place.hidden) {
+      place.textContent = this.#heard === null
+        ? "The relay does not answer."
+        : `The relay has not answered since ${this.#heard.toLocaleTimeString()}. What is below is of then.`;
+      place.hidden = false;
+    }
     document.body.classList.add("stale");
     state("silent", "no answer", "no answer");
   }
@@ -46,8 +49,9 @@ export class View {
 
 function showState(status, sample) {
   const now = `${count(status.subscribers)} subscribers, ${maybe(bits, sample?.sent_bps)}`;
-  if (!status.is_healthy) state("unhealthy", "not healthy: a worker has said nothing for some seconds", "not healthy");
-  else if (status.drain) state("draining", `draining: ${count(status.drain.sessions)} of ${count(status.drain.sessions_at_start)} sessions left, ends within ${duration(status.drain.seconds_left)}`, "draining");
+  const silent = "not healthy: a worker has said nothing for some seconds";
+  if (!status.is_healthy) state("unhealthy", silent, "not healthy");
+  else if (status.drain) state("draining", "draining", "draining");
   else if (status.quota?.state === "used-up") state("unhealthy", "quota used up", "quota used up");
   else state("healthy", "healthy", now);
 }
@@ -61,7 +65,7 @@ function state(name, text, title) {
 }
 
 function figures(status, sample) {
-  const { channels, quota, egress } = status;
+  const { channels, drain, quota, egress } = status;
   const shown = [
     ["in", "In", maybe(bits, sample?.received_bps)],
     ["out", "Out", maybe(bits, sample?.sent_bps)],
@@ -72,6 +76,10 @@ function figures(status, sample) {
     ["rss_bytes", "Memory", maybe(bytes, status.rss_bytes)],
     ["window_bytes", "of it windows", bytes(status.window_bytes)],
   ];
+  if (drain) {
+    const left = `${count(drain.sessions)} of ${count(drain.sessions_at_start)} left`;
+    shown.push(["drain", `Sessions, ends within ${duration(drain.seconds_left)}`, left]);
+  }
   if (quota) {
     const what = [
       `Quota to ${String(quota.period_end).slice(0, 10)}`,
