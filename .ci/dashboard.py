@@ -309,6 +309,7 @@ def examine(browser, statuses, arguments):
     browser.run("document.body.lastChild.click()")
     kinds = {violation.split(":")[0] for violation in browser.run("violations")}
     assert {"style-src-attr", "script-src-attr"} <= kinds, kinds
+    browser.run("document.body.lastChild.remove()")
 
     browser.look(1280, 900, dark=False)
     os.kill(arguments.relay_pid, signal.SIGSTOP)

@@ -34,7 +34,7 @@ const PLOTS = [
     name: "Delay",
     note: "capture to arrival here",
     say: micros,
-    lines: () => [line("median", "delay"), line("slowest channel", "delay_max")],
+    lines: () => [line("median", "delay"), line("slowest", "delay_max")],
   },
   {
     name: "Loss",
@@ -75,7 +75,7 @@ export class Plots {
       figure.hidden = values.every((line) => line.every((value) => value === null));
       plot.setData([times, ...values], false);
       plot.setScale("x", { min: from, max: last.at });
-      if (plot.cursor.idx == null) plot.setLegend({ idx: times.length - 1 }, false);
+      tellLast(plot);
     }
   }
 
@@ -103,15 +103,31 @@ export class Plots {
     this.#place.append(figure);
     const plot = new uPlot(options(lines, say, inside), [[], ...lines.map(() => [])], inside);
     plot.root.querySelector("canvas").setAttribute("aria-hidden", "true");
-    const observer = new ResizeObserver(() => plot.setSize(size(inside)));
+    const observer = new ResizeObserver(() => {
+      plot.setSize(size(inside));
+      tellLast(plot);
+    });
     observer.observe(inside);
     return { figure, plot, lines, observer };
   }
 }
 
+// Below a plot are the values at the cursor; without one, the last.
+function tellLast(plot) {
+  if (plot.cursor.idx == null) plot.setLegend({ idx: plot.data[0].length - 1 }, false);
+}
+
 const finite = (value) => (Number.isFinite(value) ? value : null);
 
 const size = (inside) => ({ width: inside.clientWidth, height: 150 });
+
+const minute = uPlot.fmtDate("{HH}:{mm}");
+const second = uPlot.fmtDate("{HH}:{mm}:{ss}");
+
+function moments(_plot, times, _axis, _space, step) {
+  const say = step < 60 ? second : minute;
+  return times.map((time) => say(new Date(1000 * time)));
+}
 
 function options(lines, say, inside) {
   const style = getComputedStyle(document.documentElement);
@@ -126,12 +142,12 @@ function options(lines, say, inside) {
   const value = (_, value) => (value == null ? "–" : say(value));
   return {
     ...size(inside),
-    padding: [8, 8, 0, 0],
+    padding: [8, 20, 0, 0],
     cursor: { sync: { key: "dashboard" }, drag: { x: false, y: false }, y: false, points: { size: 6 } },
     legend: { live: true },
     scales: { x: { time: true }, y: { range: (_, min, max) => [Math.min(0, min ?? 0), max > 0 ? max * 1.1 : 1] } },
     axes: [
-      { ...axis, grid: { show: false }, size: 24, space: 70, values: "{HH}:{mm}" },
+      { ...axis, grid: { show: false }, size: 24, space: 70, values: moments },
       { ...axis, size: 72, space: 32, values: (_, values) => values.map((value) => short(say(value))) },
     ],
     series: [

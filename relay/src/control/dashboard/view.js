@@ -39,7 +39,7 @@ export class View {
     if (place.hidden) {
       place.textContent = this.#heard === null
         ? "The relay does not answer."
-        : `The relay has not answered since ${this.#heard.toLocaleTimeString()}. What is below is of then.`;
+        : `The relay has not answered since ${this.#heard.toLocaleTimeString([], { hourCycle: "h23" })}. What is below is of then.`;
       place.hidden = false;
     }
     document.body.classList.add("stale");
@@ -74,7 +74,7 @@ function figures(status, sample) {
     ["sessions", "Sessions", count(status.sessions)],
     ["cpu", "Processor", percent(status.workers.reduce((sum, worker) => sum + worker.cpu, 0))],
     ["rss_bytes", "Memory", maybe(bytes, status.rss_bytes)],
-    ["window_bytes", "of it windows", bytes(status.window_bytes)],
+    ["window_bytes", "Windows", bytes(status.window_bytes)],
   ];
   if (drain) {
     const left = `${count(drain.sessions)} of ${count(drain.sessions_at_start)} left`;
