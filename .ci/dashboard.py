@@ -275,13 +275,19 @@ def main():
             os.killpg(browser.process.pid, signal.SIGKILL)
 
 
+def has_losses(statuses):
+    # Of each kind, and not as many of one as of another: one shown for another would be seen.
+    kinds = [sum(channel[f"shards_{kind}"] for channel in statuses[0]["channels"]) for kind in ["lost", "recovered", "repaired"]]
+    return len({0, *kinds}) == 4
+
+
 def examine(browser, statuses, arguments):
     browser.look(1280, 900, dark=False)
     browser.call("Page.navigate", url=f"{arguments.base}/")
     moments, numbers = set(), 0
     while len(moments) < 5:
-        page = browser.until("another status that was seen here too",
-                             lambda page: page["at_us"] not in moments and statuses.of(page))
+        page = browser.until("another status, with losses, that was seen here too",
+                             lambda page: page["at_us"] not in moments and statuses.of(page) and has_losses(statuses.of(page)))
         numbers += compare(page, *statuses.of(page))
         moments.add(page["at_us"])
     assert page["state"] == "healthy" and page["silence"] is None, page

@@ -40,7 +40,7 @@ const PLOTS = [
     name: "Loss",
     note: "data shards on the way in",
     say: perSecond,
-    lines: () => [line("lost", "lost"), line("recovered", "recovered"), line("repaired", "repaired")],
+    lines: () => [line("lost", "lost"), { ...line("recovered", "recovered"), dash: [3, 3] }, line("repaired", "repaired")],
   },
 ];
 
@@ -152,7 +152,9 @@ function options(lines, say, inside) {
     ],
     series: [
       { label: "at", value: "{HH}:{mm}:{ss}" },
-      ...lines.map(({ label }, at) => ({ label, value, stroke: colour(`--line-${at + 1}`), width: 1.5, points: { show: false } })),
+      ...lines.map(({ label, dash }, at) => {
+        return { label, value, dash, stroke: colour(`--line-${at + 1}`), width: 1.5, points: { show: false } };
+      }),
     ],
   };
 }
