@@ -18,6 +18,13 @@ pub struct ChunkIdentity {
 }
 
 impl ChunkIdentity {
+    /// The chunk that a shard says it belongs to: true if the shard was verified before.
+    pub fn claimed_by(shard: &ShardView<'_>) -> ChunkIdentity {
+        let leaf = merkle::leaf(shard.leaf_fields(), shard.shard());
+        let root = merkle::climb(leaf, shard.index(), shard.proof());
+        ChunkIdentity { header: shard.header(), root, signature: *shard.signature() }
+    }
+
     /// Whether the shard carries this chunk's signature, so that verifying it takes no signature check.
     pub fn signature_is_of(&self, shard: &ShardView<'_>) -> bool {
         *shard.signature() == self.signature
@@ -54,9 +61,7 @@ pub fn verify_shard(
     known: Option<&ChunkIdentity>,
 ) -> Result<ChunkIdentity, VerifyError> {
     debug_assert_eq!(shard.tag(), verifier.tag());
-    let leaf = merkle::leaf(shard.leaf_fields(), shard.shard());
-    let root = merkle::climb(leaf, shard.index(), shard.proof());
-    let claimed = ChunkIdentity { header: shard.header(), root, signature: *shard.signature() };
+    let claimed = ChunkIdentity::claimed_by(shard);
     if let Some(known) = known {
         if claimed == *known {
             return Ok(claimed);
@@ -65,7 +70,7 @@ pub fn verify_shard(
             return Err(VerifyError::Proof);
         }
     }
-    if !verifier.signed_chunk(&claimed.header, root, &claimed.signature) {
+    if !verifier.signed_chunk(&claimed.header, claimed.root, &claimed.signature) {
         return Err(VerifyError::Signature);
     }
     match known {

@@ -1,9 +1,11 @@
 //! A token bucket: so many at once, so many a second.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::{Time, micros};
 
 /// What may be spent of something that is earned over time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Allowance {
     spent: u32,
     /// Up to when what was earned has been taken off.
@@ -20,6 +22,11 @@ pub(crate) struct Rate {
 impl Allowance {
     pub(crate) fn new(now: Time) -> Allowance {
         Allowance { spent: 0, settled_at: now }
+    }
+
+    /// The same where the clock was set back meanwhile.
+    pub(crate) fn no_later_than(self, now: Time) -> Allowance {
+        Allowance { settled_at: self.settled_at.min(now), ..self }
     }
 
     /// Whether anything is left.

@@ -21,6 +21,10 @@ impl CookieJar {
         CookieJar { secret }
     }
 
+    pub(crate) fn secret(&self) -> [u8; 16] {
+        self.secret
+    }
+
     pub(crate) fn bake(&self, now: Time, from: SocketAddr, key: &ChannelKey, role: Role) -> [u8; 16] {
         self.cookie(bucket(now), from, key, role)
     }

@@ -136,6 +136,17 @@ impl Ledger {
         Ok(Place { serial, has_backlog })
     }
 
+    /// A subscriber that an earlier process let in keeps its place; returns its number. Where it does not fit a cap any more, the
+    /// newest go.
+    pub(crate) fn resume(&self, key: ChannelKey, node: u32, cost: u32) -> u64 {
+        let mut book = self.book();
+        book.serial += 1;
+        book.subscribers += 1;
+        let serial = book.serial;
+        book.accounts.entry(key).or_default().add(Grant { serial, cost, data_cost: cost, node });
+        serial
+    }
+
     /// A subscriber that was started anew at its old address, which has its place already: whether it may have its
     /// backlog.
     pub(crate) fn may_have_backlog(&self, now: Time, key: &ChannelKey, backlog: u64) -> bool {

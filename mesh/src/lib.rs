@@ -16,6 +16,7 @@ mod dial;
 mod egress;
 mod fair;
 mod fanout;
+mod handover;
 mod hash;
 mod ledger;
 pub mod limits;
@@ -32,6 +33,7 @@ mod time;
 mod window;
 
 pub use contact::{Contact, RelayState};
+pub use handover::Handover;
 pub use ledger::Ledger;
 pub use limits::{ChannelLimits, Limits};
 pub use memory::Memory;

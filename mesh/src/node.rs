@@ -4,6 +4,7 @@ mod accepting;
 mod capping;
 mod control;
 mod dialling;
+mod handover;
 mod inbound;
 mod kicking;
 mod local;
@@ -401,6 +402,10 @@ impl Node {
         for (_, channel) in &mut self.channels {
             channel.set_limits(self.channel_limits.get(&channel.verifier.key()));
         }
+        self.end_unadmitted();
+    }
+
+    fn end_unadmitted(&mut self) {
         for index in 0..self.sessions.capacity() {
             let granted = self.sessions.get(index).filter(|session| session.dial.is_none());
             let Some(channel) = granted.map(|session| &self.channels[session.channel]) else { continue };

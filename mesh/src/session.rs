@@ -1,10 +1,14 @@
 //! A session: one channel between this node and one peer.
 
+mod handover;
+
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 
 use codec::wire::control::{Report, Sender, SessionHeader, SessionId};
 use codec::{ChannelTag, Sequence, ShardSet};
+
+use serde::{Deserialize, Serialize};
 
 use crate::allowance::Allowance;
 use crate::limits::{REPAIR_CREDIT_MAX, REPAIR_CREDIT_START, RTT_MAX, WASTED_CHECKS};
@@ -259,7 +263,7 @@ impl Upstream {
 }
 
 /// A subscriber's loss from the totals in its reports, in millionths of the shards sent to it.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Loss {
     received: u64,
     lost: u64,

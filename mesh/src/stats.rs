@@ -3,6 +3,7 @@
 use core::ops::{AddAssign, Index, IndexMut};
 
 use derive_more::AddAssign;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// What became of a datagram.
@@ -204,7 +205,7 @@ impl Counters {
 }
 
 /// Totals of one channel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AddAssign)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AddAssign, Serialize, Deserialize)]
 pub struct ChannelCounters {
     /// Shards received and kept.
     pub shards_received: u64,

@@ -3,9 +3,11 @@
 use core::time::Duration;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 /// A moment: µs since the Unix epoch. Whoever drives a node reads it from a monotonic clock anchored to the wall clock
 /// once, so that it never runs backwards and still means something to the other end of a session.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 impl Time {

@@ -1,6 +1,7 @@
 //! The window: the last seconds of one channel, chunk by chunk, with what is held and what is missing of each.
 
 mod chunk;
+mod handover;
 
 use core::ops::Range;
 use core::time::Duration;
@@ -201,7 +202,8 @@ impl Window {
         chunk.ask_at = now;
         self.bodies += 1;
         self.own_bodies += usize::from(!body.is_lent);
-        chunk.body = Some(body);
+        let fanned = body.fanned.union(chunk.fanned);
+        chunk.body = Some(Body { fanned, ..body });
         self.usual_shards = header.layout().data_shards() as u64;
         self.shards_opened += self.usual_shards;
         if let Some(rumour) = &mut self.rumour {
@@ -378,6 +380,10 @@ impl Window {
     pub(crate) fn unsettled_mut(&mut self) -> impl Iterator<Item = &mut Chunk> {
         let start = self.position(self.settled.next()).unwrap_or_else(|place| place);
         self.chunks.range_mut(start..)
+    }
+
+    pub(crate) fn chunks_mut(&mut self) -> impl Iterator<Item = &mut Chunk> {
+        self.chunks.iter_mut()
     }
 
     /// The latest chunk at which a joiner may start, or the live edge where there is none in reach; 0 when empty.

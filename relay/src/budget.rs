@@ -19,6 +19,10 @@ pub const SLOT_MEMORY_BYTES_MIN: u64 = (2 * mesh::limits::WINDOW_CHUNKS_MIN * me
 /// The most slot memory: slots have 32-bit numbers, and no machine this runs on has more.
 pub const SLOT_MEMORY_BYTES_MAX: u64 = 1 << 40;
 
+/// Chunks that are handed over to another process of the relay, in all: the last two seconds of 120 channels of 4 Mbit/s.
+/// Of more channels, so much less. While they are written and read they are in memory three times.
+pub(crate) const HANDOVER_BYTES: usize = 128 << 20;
+
 /// News that a worker may be behind by: 1,024 of 250 bytes. Of 500 channels in pieces of a quarter chunk that is what
 /// comes in 20 ms.
 pub(crate) const INBOX_SHARES: usize = 1_024;

@@ -24,6 +24,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info};
 
 use crate::config::{Config, ConfigError};
+use crate::handover::Estate;
+use crate::kept::keep_handover;
 use crate::log::Restraint;
 use crate::running::Relay;
 use crate::snapshot::Snapshot;
@@ -39,6 +41,9 @@ use status::{QuotaStatus, Sources, Status};
 
 /// A line of counts goes to the log this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// SIGTERM follows at once after SIGUSR2, which says that another process follows; later it is another matter.
+const ANNOUNCEMENT_HOLDS: Duration = Duration::from_secs(5);
 
 /// Workers that have said nothing for so long are not well.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
@@ -57,6 +62,7 @@ pub(crate) async fn supervise(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let (mut restart, mut announced_at) = (signal(SignalKind::user_defined2())?, None);
     let mut view = View::new(&relay);
     if let Some(listen) = config.admin.listen.0 {
         http::serve(listen, Arc::clone(&view.board)).await;
@@ -80,6 +86,8 @@ pub(crate) async fn supervise(
     portions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let name = loop {
         tokio::select! {
+            biased;
+            _ = restart.recv() => announced_at = Some(Instant::now()),
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
             _ = hangup.recv() => if operator.hangup() {
@@ -100,7 +108,6 @@ pub(crate) async fn supervise(
                     break "drained";
                 }
             }
-            () = quota.stir() => quota.settle(&relay, &mut door),
             _ = ticks.tick() => {
                 if !relay.is_alive() {
                     error!("a worker ended: this is a bug, the lines above say where");
@@ -112,11 +119,18 @@ pub(crate) async fn supervise(
                 }
                 log.tell(std::time::Instant::now(), false);
             }
+            () = quota.stir() => quota.settle(&relay, &mut door),
         }
     };
     systemd::stopping();
-    info!("{name}: saying goodbye to all peers");
-    let last = relay.stop();
+    let is_restart = announced_at.is_some_and(|at| at.elapsed() < ANNOUNCEMENT_HOLDS);
+    let last = if is_restart {
+        info!("{name}: another process follows, handing over");
+        hand_over(relay)
+    } else {
+        info!("{name}: saying goodbye to all peers");
+        relay.stop()
+    };
     quota.finish().await;
     if let Some(snapshot) = &last {
         let node = &snapshot.node;
@@ -135,6 +149,17 @@ pub(crate) async fn supervise(
     }
     log.tell(std::time::Instant::now(), true);
     Ok(last.is_some())
+}
+
+/// Leaves everything to the process that systemd starts next.
+fn hand_over(relay: Relay) -> Option<Snapshot> {
+    let multiplier = relay.steering().multiplier();
+    let (last, parts) = relay.hand_over()?;
+    match (Estate { left_at: last.at, multiplier, parts }).write() {
+        Ok(estate) => keep_handover(&estate),
+        Err(error) => error!(%error, "nothing can be handed over: peers have to dial again"),
+    }
+    Some(last)
 }
 
 /// What the relay has counted, for all who look at it.

@@ -12,6 +12,7 @@ use tracing::error;
 use crate::budget::use_small_pages;
 use crate::config::{AdminListen, AdminSocket, Config, ConfigError, DEFAULT_CONFIG, Workers};
 use crate::control::supervise;
+use crate::kept::Kept;
 use crate::log;
 use crate::plane::Io;
 use crate::running::Relay;
@@ -28,7 +29,7 @@ Examples:
   superpeerd --print-config > superpeer.toml
 
 The log goes to standard error; RUST_LOG=debug shows more of it. SIGTERM or Ctrl-C ends the relay: it says goodbye to
-every peer first."
+every peer first, but for a SIGTERM after a SIGUSR2, by which systemd starts it again."
 )]
 struct Args {
     /// The configuration; without it, the built-in defaults
@@ -115,7 +116,9 @@ fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError>) -> Exit
     }
     use_small_pages();
     // The relay first: it finds out whether there is io_uring, and if it is a must, says what to do.
-    let relay = match Relay::start(&config) {
+    let kept = Kept::take(&config);
+    let started = kept.and_then(|kept| Relay::start_with(&config, kept));
+    let relay = match started {
         Ok(relay) => relay,
         Err(error) => return complain(&error),
     };

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::plane::budget::{MESSAGES_PER_PASS, RECEIVE_BUFFER_BYTES};
 use crate::plane::{OpenError, Probe, Waker};
-use crate::uring::{Common, MESSAGE_BYTES_MAX, SlotRegion, canonical, split};
+use crate::uring::{Common, MESSAGE_BYTES_MAX, SlotRegion, Socket, canonical, split};
 
 const _: () = assert!(MESSAGES_PER_PASS.is_multiple_of(BATCH_SIZE));
 
@@ -26,15 +26,17 @@ pub struct Plane {
     /// are filled: 2 MiB at most.
     buffers: Vec<u8>,
     waker: Waker,
+    /// What comes from now on is left to another process.
+    has_stopped: bool,
     receive_error: Option<io::Error>,
     probe: Probe,
 }
 
 impl Plane {
-    pub(crate) fn open(listen: SocketAddr, region: SlotRegion) -> Result<Plane, OpenError> {
-        let common = Common::open(listen, region)?;
-        rustix::io::ioctl_fionbio(&common.socket, true)
-            .map_err(|source| OpenError::Option { option: "O_NONBLOCK", source: source.into() })?;
+    pub(crate) fn open(socket: Socket, region: SlotRegion) -> Result<Plane, OpenError> {
+        let listen = socket.local_addr();
+        let common = Common::new(socket, region);
+        common.socket.set_blocking(false)?;
         let room = format!("{BATCH_SIZE} receive buffers");
         let no_zero_copy = Some("only io_uring has it".to_owned());
         let probe = Probe::new("recvmmsg and sendmmsg", room, no_zero_copy, &common.socket);
@@ -43,6 +45,7 @@ impl Plane {
             buffers: vec![0; BATCH_SIZE * RECEIVE_BUFFER_BYTES],
             common,
             waker: Waker::new()?,
+            has_stopped: false,
             receive_error: None,
             probe,
         })
@@ -62,6 +65,9 @@ impl Plane {
 
     pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, &[u8])) -> usize {
         let mut datagrams = 0;
+        if self.has_stopped {
+            return datagrams;
+        }
         for _ in 0..MESSAGES_PER_PASS / BATCH_SIZE {
             let (messages, handed_over) = self.receive_some(&mut handle);
             datagrams += handed_over;
@@ -70,6 +76,10 @@ impl Plane {
             }
         }
         datagrams
+    }
+
+    pub(crate) fn stop_receiving(&mut self) {
+        self.has_stopped = true;
     }
 
     /// One system call; returns how many messages it brought, and how many datagrams of them were handed over.

@@ -47,7 +47,7 @@ pub use error::{OpenError, kernel_release};
 pub use probe::Probe;
 pub use waker::Waker;
 
-use crate::uring::{SlotRegion, Steering};
+use crate::uring::{SlotRegion, Socket};
 use crate::{mmsg, uring};
 
 /// The system calls that are to move datagrams.
@@ -87,14 +87,26 @@ impl Plane {
         region: SlotRegion,
         zero_copy_from_bytes: u32,
     ) -> Result<Plane, OpenError> {
-        let mmsg = |region| mmsg::Plane::open(listen, region).map(|plane| Plane::Mmsg(Box::new(plane)));
+        Plane::open_on(io, Socket::open(listen)?, region, zero_copy_from_bytes)
+    }
+
+    /// The same with a socket that is bound already.
+    pub(crate) fn open_on(
+        io: Io,
+        socket: Socket,
+        region: SlotRegion,
+        zero_copy_from_bytes: u32,
+    ) -> Result<Plane, OpenError> {
+        let mmsg =
+            |socket, region| mmsg::Plane::open(socket, region).map(|plane| Plane::Mmsg(Box::new(plane)));
         if io == Io::Mmsg {
-            return mmsg(region);
+            return mmsg(socket, region);
         }
-        match uring::Plane::open(listen, region.clone(), zero_copy_from_bytes) {
+        let spare = socket.try_clone()?;
+        match uring::Plane::open(socket, region.clone(), zero_copy_from_bytes) {
             Ok(plane) => Ok(Plane::Uring(Box::new(plane))),
             Err(error) if io == Io::Auto && error.is_about_io_uring() => {
-                let plane = mmsg(region)?;
+                let plane = mmsg(spare, region)?;
                 warn!(
                     "going on without io_uring, with recvmmsg and sendmmsg: {error}. If that is how it is meant, say \
                      so with `io = \"mmsg\"` in the configuration"
@@ -103,16 +115,6 @@ impl Plane {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// Has the kernel hand each peer's datagrams to one of several planes of the same port, which one by the peer's
-    /// address (IPv4, or IPv6 /64). To be called on the first of them, before the others are opened.
-    ///
-    /// # Errors
-    /// When the kernel refuses the filter.
-    pub(crate) fn steer(&self, steering: Steering) -> Result<(), OpenError> {
-        let steered = self.common().socket.steer(steering);
-        steered.map_err(|source| OpenError::Option { option: "SO_ATTACH_REUSEPORT_CBPF", source })
     }
 
     /// Where the socket is bound: with the port that the kernel chose, if it was asked to.
@@ -160,6 +162,15 @@ impl Plane {
         }
     }
 
+    /// Takes nothing more from the socket: what arrives waits there for another process that has it. What was taken
+    /// from it before is still to be received.
+    pub(crate) fn stop_receiving(&mut self) {
+        match self {
+            Plane::Uring(plane) => plane.stop_receiving(),
+            Plane::Mmsg(plane) => plane.stop_receiving(),
+        }
+    }
+
     /// Sends the whole batch. When it returns, the kernel has copied or refused every message, or its slot is held: what
     /// is in a slot that nobody holds may change. Holds end while the plane sends, receives or waits. Waits at most 50 ms, all in all, for a socket that is full, and then drops what it does not take.
     ///
@@ -193,7 +204,7 @@ impl Plane {
     }
 
     #[cfg(test)]
-    fn socket(&self) -> &uring::Socket {
+    fn socket(&self) -> &Socket {
         &self.common().socket
     }
 }

@@ -1,26 +1,27 @@
 //! A running relay, as a library: started, looked at, stopped.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::Ordering;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use codec::wire::control::RefuseReason;
-use mesh::{Anchor, Node, SLOT_BYTES, Siblings, Whom};
+use mesh::{Anchor, Handover, Node, SLOT_BYTES, Siblings, Whom};
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::budget::HANDOVER_BYTES;
 use crate::config::Config;
 use crate::inbox::Inbox;
+use crate::kept::Kept;
 use crate::meter::Meter;
 use crate::plane::{Io, OpenError, Plane, Waker};
 use crate::pulls::Pulls;
 use crate::snapshot::Snapshot;
 use crate::upstreams::{Reach, UpstreamView, Upstreams};
-use crate::uring::{SlotMemory, Steering};
-use crate::worker::{Colleagues, Order, Shared, Worker};
+use crate::uring::{SlotMemory, Socket, Steering};
+use crate::worker::{Colleagues, Ended, Ending, Order, Shared, Worker};
 
 /// Why a relay does not start.
 #[derive(Debug, Error)]
@@ -49,6 +50,7 @@ pub enum StartError {
 /// A relay at work. Dropped, it stops and says goodbye to its peers.
 pub struct Relay {
     listen: SocketAddr,
+    steering: Steering,
     probe: String,
     uses_io_uring: bool,
     upstreams: Upstreams,
@@ -62,7 +64,7 @@ pub struct Relay {
 struct Running {
     waker: Waker,
     shared: Arc<Shared>,
-    thread: JoinHandle<Snapshot>,
+    thread: JoinHandle<Ended>,
 }
 
 impl Relay {
@@ -72,26 +74,33 @@ impl Relay {
     /// # Errors
     /// When the kernel refuses memory, socket, ring or thread; the message says what to do.
     pub fn start(config: &Config) -> Result<Relay, StartError> {
-        ensure_free(config.listen)?;
-        let count = config.workers_max();
+        Relay::start_with(config, Kept::open(config)?)
+    }
+
+    /// The same with the sockets of the workers, and what the nodes of an earlier process left, or nothing.
+    pub(crate) fn start_with(config: &Config, kept: Kept) -> Result<Relay, StartError> {
+        let (count, listen) = (kept.sockets.len(), kept.sockets[0].local_addr());
+        let steering = kept.steering;
+        let mut handovers = kept.handovers.into_iter();
         let slots = config.memory_bytes() / SLOT_BYTES;
         let parts = SlotMemory::map_parts(slots / count, count)
             .map_err(|source| StartError::Memory { bytes: slots * SLOT_BYTES, source })?;
         let meter = Arc::new(Meter::new(config.quota.max.0.is_some()));
         let siblings = Siblings { count: count - 1, ..Siblings::default() };
-        let mut random = [0; 4];
-        getrandom::fill(&mut random).map_err(StartError::Random)?;
-        let steering = Steering::new(count, u32::from_ne_bytes(random));
         let messages = mpsc::channel();
         let mut started: Vec<Started> = Vec::with_capacity(count);
-        for (number, memory) in parts.into_iter().enumerate() {
-            // The first may be told any port, and finds out whether there is io_uring; the others do as it does.
-            let (listen, io) = started.first().map_or((config.listen, config.io), Started::ways);
-            let zero_copy_from_bytes = config.zero_copy_from_bytes;
-            let siblings = siblings.clone();
-            let pulls = Pulls::new(messages.0.clone());
-            let plan =
-                Plan { number, count, listen, io, zero_copy_from_bytes, memory, siblings, steering, pulls };
+        for (number, (memory, socket)) in parts.into_iter().zip(kept.sockets).enumerate() {
+            let plan = Plan {
+                number,
+                // The first finds out whether there is io_uring; the others do as it does.
+                io: started.first().map_or(config.io, Started::way),
+                socket,
+                zero_copy_from_bytes: config.zero_copy_from_bytes,
+                memory,
+                siblings: siblings.clone(),
+                handover: handovers.next(),
+                pulls: Pulls::new(messages.0.clone()),
+            };
             match Started::new(plan, config, Arc::clone(&meter)) {
                 Ok(worker) => started.push(worker),
                 Err(error) => {
@@ -101,7 +110,7 @@ impl Relay {
             }
         }
         let inboxes: Arc<[Inbox]> = started.iter().map(|worker| Inbox::new(worker.waker.clone())).collect();
-        let Started { listen, ref probe, uses_io_uring, .. } = started[0];
+        let Started { ref probe, uses_io_uring, .. } = started[0];
         let probe = match count {
             1 => probe.clone(),
             _ => format!("{probe}; the same for each of {count} workers"),
@@ -113,12 +122,17 @@ impl Relay {
         let upstreams = Upstreams::start(messages, reaches, steering, listen).map_err(StartError::Thread)?;
         upstreams.configure(config.upstreams());
         let given = Mutex::new(vec![None; count]);
-        Ok(Relay { listen, probe, uses_io_uring, upstreams, workers, given, meter })
+        Ok(Relay { listen, steering, probe, uses_io_uring, upstreams, workers, given, meter })
     }
 
     /// Where it listens, with the port that the kernel chose if it was asked to.
     pub fn local_addr(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// How the kernel spreads peers over the workers.
+    pub(crate) fn steering(&self) -> Steering {
+        self.steering
     }
 
     /// What the kernel gave, in one line.
@@ -208,59 +222,57 @@ impl Relay {
 
     /// Says goodbye to every peer, stops, and gives the last counts; `None` if a worker had panicked.
     pub fn stop(mut self) -> Option<Snapshot> {
-        self.end()
+        self.end(Ending::Goodbye).map(|(last, _)| last)
     }
 
-    fn end(&mut self) -> Option<Snapshot> {
+    /// Stops without a word, and gives beside the last counts what the nodes of another process need to go on. What
+    /// arrives from now on waits in the sockets.
+    pub(crate) fn hand_over(mut self) -> Option<(Snapshot, Vec<Handover>)> {
+        let bytes_max = HANDOVER_BYTES / self.workers.len();
+        self.end(Ending::HandOver { bytes_max })
+    }
+
+    fn end(&mut self, ending: Ending) -> Option<(Snapshot, Vec<Handover>)> {
         for worker in &self.workers {
-            worker.shared.stop.store(true, Ordering::Release);
+            // The first word counts.
+            let _ = worker.shared.ending.set(ending);
             worker.waker.wake();
         }
-        let last: Vec<_> = self.workers.drain(..).map(|worker| worker.thread.join().ok()).collect();
-        Snapshot::of_all(last.into_iter().collect::<Option<Vec<_>>>()?.into_iter())
+        let ended: Vec<_> = self.workers.drain(..).map(|worker| worker.thread.join().ok()).collect();
+        let ended = ended.into_iter().collect::<Option<Vec<Ended>>>()?;
+        let (snapshots, handovers): (Vec<_>, Vec<_>) =
+            ended.into_iter().map(|ended| (ended.last, ended.handover)).unzip();
+        Some((Snapshot::of_all(snapshots.into_iter())?, handovers.into_iter().flatten().collect()))
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.end();
+        self.end(Ending::Goodbye);
     }
 }
 
 /// What one worker is to be.
 struct Plan {
     number: usize,
-    count: usize,
-    listen: SocketAddr,
     io: Io,
+    socket: Socket,
     zero_copy_from_bytes: u32,
     memory: SlotMemory,
     siblings: Siblings,
-    steering: Steering,
+    handover: Option<Handover>,
     pulls: Pulls,
-}
-
-impl Plan {
-    /// On the worker's own thread, where a plane has to stay.
-    fn open(&self) -> Result<Plane, StartError> {
-        let plane = Plane::open(self.io, self.listen, self.memory.region(), self.zero_copy_from_bytes)?;
-        if self.number == 0 && self.count > 1 {
-            plane.steer(self.steering)?;
-        }
-        Ok(plane)
-    }
 }
 
 /// A worker whose plane is open, and that waits to hear of the others before it runs.
 struct Started {
-    listen: SocketAddr,
     probe: String,
     uses_io_uring: bool,
     waker: Waker,
     shared: Arc<Shared>,
     colleagues: mpsc::SyncSender<Colleagues>,
     number: usize,
-    thread: JoinHandle<Snapshot>,
+    thread: JoinHandle<Ended>,
 }
 
 impl Started {
@@ -273,32 +285,36 @@ impl Started {
         let (opened, is_open) = mpsc::sync_channel(1);
         let (colleagues, for_colleagues) = mpsc::sync_channel(1);
         let body = move || {
-            let plane = match plan.open() {
+            let Plan { io, socket, zero_copy_from_bytes, memory, siblings, handover, pulls, .. } = plan;
+            // Here, where a plane has to stay.
+            let plane = match Plane::open_on(io, socket, memory.region(), zero_copy_from_bytes) {
                 Ok(plane) => plane,
                 Err(error) => {
                     // Whoever started the relay waits for this.
                     let _ = opened.send(Err(error));
-                    return Snapshot::default();
+                    return Ended::default();
                 }
             };
             let uses_io_uring = matches!(plane, Plane::Uring(_));
-            let told = (plane.local_addr(), plane.probe().to_string(), uses_io_uring, plane.waker());
-            let _ = opened.send(Ok(told));
+            let _ = opened.send(Ok((plane.probe().to_string(), uses_io_uring, plane.waker())));
             // Another one could not be started, and nobody is left to say who the others are.
-            let Ok(colleagues) = for_colleagues.recv() else { return Snapshot::default() };
-            let node = Node::among(plan.siblings, node_config, seed, Box::new(plan.memory));
+            let Ok(colleagues) = for_colleagues.recv() else { return Ended::default() };
+            let mut node = Node::among(siblings, node_config, seed, Box::new(memory));
             let clock = Anchor::new(SystemTime::now(), Instant::now());
-            Worker::new(node, plane, clock, for_worker, colleagues, plan.pulls).run()
+            if let Some(handover) = handover {
+                node.resume(clock.time_at(Instant::now()), handover);
+            }
+            Worker::new(node, plane, clock, for_worker, colleagues, pulls).run()
         };
         let builder = thread::Builder::new().name(format!("superpeer-w{number}"));
         let thread = builder.spawn(body).map_err(StartError::Thread)?;
-        let (listen, probe, uses_io_uring, waker) = is_open.recv().expect("the worker says how it went")?;
-        Ok(Started { listen, probe, uses_io_uring, waker, shared, colleagues, number, thread })
+        let (probe, uses_io_uring, waker) = is_open.recv().expect("the worker says how it went")?;
+        Ok(Started { probe, uses_io_uring, waker, shared, colleagues, number, thread })
     }
 
-    /// Where it listens, and with which calls.
-    fn ways(&self) -> (SocketAddr, Io) {
-        (self.listen, if self.uses_io_uring { Io::Uring } else { Io::Mmsg })
+    /// With which calls it moves its datagrams.
+    fn way(&self) -> Io {
+        if self.uses_io_uring { Io::Uring } else { Io::Mmsg }
     }
 
     /// For another one could not be started. Frees the port before it returns.
@@ -315,23 +331,3 @@ impl Started {
         Running { waker: self.waker, shared: self.shared, thread: self.thread }
     }
 }
-
-/// A worker's socket shares its port (`SO_REUSEPORT`); a second daemon must not share it unnoticed. A socket that does
-/// not share finds out. The kernel takes down the ring of a killed relay, and with it the socket, only after the end
-/// of its process (io_uring/io_uring.c, `io_ring_exit_work`): whoever is started at once in its place waits for that.
-fn ensure_free(listen: SocketAddr) -> Result<(), StartError> {
-    let give_up_at = Instant::now() + PORT_WAIT_MAX;
-    loop {
-        match UdpSocket::bind(listen) {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up_at => {
-                thread::sleep(PORT_WAIT);
-            }
-            Err(error) => return Err(OpenError::of_bind(listen, error).into()),
-        }
-    }
-}
-
-/// How long a port that is taken is waited for, and between two looks: a ring is gone after 20 ms.
-const PORT_WAIT_MAX: Duration = Duration::from_millis(500);
-const PORT_WAIT: Duration = Duration::from_millis(5);

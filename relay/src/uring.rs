@@ -40,11 +40,14 @@
 //!    (io_uring/notif.c: a notification has a reference to its buffer). So holds may be given up early where nobody is
 //!    left to hear of notifications: a plane that goes waits for them at most 50 ms, then lets all slots go. *Else:* the
 //!    device reads memory that meanwhile belongs to somebody else.
+//! 10. **Descriptors that the process was started with are nobody's until they are taken, once.** Who started it says in
+//!     the environment which they are, for this process and no other. *Else:* a descriptor is closed under somebody.
 
 mod address;
 mod budget;
 mod buffers;
 mod memory;
+mod passed;
 mod receive;
 mod ring;
 mod sendmmsg;
@@ -58,7 +61,6 @@ mod zero_copy;
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -71,6 +73,7 @@ use transmit::Batch;
 use zero_copy::ZeroCopy;
 
 pub(crate) use address::canonical;
+pub(crate) use passed::passed_by_systemd;
 pub(crate) use receive::{MESSAGE_BYTES_MAX, split};
 pub(crate) use socket::Socket;
 #[cfg(test)]
@@ -99,6 +102,8 @@ pub struct Plane {
     /// Received, not handed over yet.
     arrived: VecDeque<Held>,
     receiving: bool,
+    /// What comes from now on is left to another process.
+    has_stopped: bool,
     listening_for_wakes: bool,
     woken: bool,
     receive_error: Option<io::Error>,
@@ -108,11 +113,13 @@ pub struct Plane {
 
 impl Plane {
     pub(crate) fn open(
-        listen: SocketAddr,
+        socket: Socket,
         region: SlotRegion,
         zero_copy_from_bytes: u32,
     ) -> Result<Plane, OpenError> {
-        let common = Common::open(listen, region.clone())?;
+        // With a socket that does not block, a multishot receive ends when there is nothing to receive.
+        socket.set_blocking(true)?;
+        let common = Common::new(socket, region.clone());
         let mut ring = Ring::open()?;
         ring.register_socket(common.socket.as_fd())?;
         let zero_copy = ZeroCopy::open(zero_copy_from_bytes as usize, region, &mut ring);
@@ -135,6 +142,7 @@ impl Plane {
             waker,
             arrived: VecDeque::with_capacity(usize::from(budget::RECEIVE_BUFFERS)),
             receiving: false,
+            has_stopped: false,
             listening_for_wakes: false,
             woken: false,
             receive_error: None,
@@ -191,6 +199,16 @@ impl Plane {
         self.sort_completions();
     }
 
+    /// Ends the multishot receive, and takes over what the kernel has completed of it.
+    pub(crate) fn stop_receiving(&mut self) {
+        self.has_stopped = true;
+        let give_up_at = Instant::now() + FAREWELL;
+        while self.receiving && Instant::now() < give_up_at {
+            self.ring.cancel_receive();
+            self.sort_completions();
+        }
+    }
+
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.collect();
         self.arm();
@@ -241,7 +259,7 @@ impl Plane {
     /// Starts what the kernel has ended or what never ran: the multishot receive, and the poll of the waker.
     fn arm(&mut self) {
         // With no buffer left the receive would end at once: it is started again when there is one.
-        if !self.receiving && self.arrived.len() < usize::from(budget::RECEIVE_BUFFERS) {
+        if !self.receiving && !self.has_stopped && self.arrived.len() < usize::from(budget::RECEIVE_BUFFERS) {
             self.ring.push_receive(&self.shape);
             self.receiving = true;
         }

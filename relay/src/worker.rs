@@ -1,12 +1,11 @@
 //! The worker: one thread, one plane, one node, one loop.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use codec::wire::control::RefuseReason;
 use crossbeam::queue::{ArrayQueue, SegQueue};
-use mesh::{Anchor, Node, NodeConfig, Outbox, Progress, Time, Whom};
+use mesh::{Anchor, Handover, Node, NodeConfig, Outbox, Progress, Time, Whom};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
@@ -20,7 +19,7 @@ use crate::snapshot::Snapshot;
 /// How often a worker says what it has counted.
 pub(crate) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Goodbyes take no longer than this, whatever comes in meanwhile.
+/// Goodbyes, or what is still to be sent before another process goes on, take no longer than this.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
 /// Orders wait for a round of the worker: one round a second would do.
@@ -32,7 +31,7 @@ const WAIT_FAILED_PAUSE: Duration = Duration::from_millis(10);
 /// What a worker shares with the rest of the process; nothing of it is touched per datagram.
 pub(crate) struct Shared {
     /// Set once, to end the worker.
-    pub(crate) stop: AtomicBool,
+    pub(crate) ending: OnceLock<Ending>,
     /// What the worker is to do; of more than it has room for, the oldest are forgotten.
     pub(crate) orders: ArrayQueue<Order>,
     /// Whom it is to take channels from; none of these is forgotten.
@@ -46,13 +45,31 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(meter: Arc<Meter>) -> Arc<Shared> {
         Arc::new(Shared {
-            stop: AtomicBool::new(false),
+            ending: OnceLock::new(),
             snapshots: ArrayQueue::new(1),
             orders: ArrayQueue::new(ORDERS_MAX),
             meter,
             pulls: SegQueue::new(),
         })
     }
+}
+
+/// How a worker is to end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ending {
+    /// With a goodbye to every peer.
+    Goodbye,
+    /// Without a word: another process goes on with what it leaves, chunks of about so many bytes among it.
+    HandOver { bytes_max: usize },
+}
+
+/// What is left of a worker.
+#[derive(Default)]
+pub(crate) struct Ended {
+    /// The last counts.
+    pub(crate) last: Snapshot,
+    /// What it leaves to another process, if it was asked to.
+    pub(crate) handover: Option<Handover>,
 }
 
 /// What the control thread wants of a worker.
@@ -125,18 +142,31 @@ impl Worker {
         }
     }
 
-    /// Runs until the worker is told to stop; then says goodbye to every peer and returns the last counts.
-    pub(crate) fn run(mut self) -> Snapshot {
-        while !self.shared.stop.load(Ordering::Acquire) {
-            let progress = self.turn();
-            if progress == Progress::Idle {
+    /// Runs until the worker is told how to end, and ends so.
+    pub(crate) fn run(mut self) -> Ended {
+        let ending = loop {
+            if let Some(ending) = self.shared.ending.get() {
+                break *ending;
+            }
+            if self.turn() == Progress::Idle {
                 self.sleep();
             }
+        };
+        match ending {
+            Ending::Goodbye => self.node.close(),
+            Ending::HandOver { .. } => {
+                self.plane.stop_receiving();
+                while self.receive(self.now()) > 0 {}
+            }
         }
-        self.node.close();
         let give_up_at = self.now().after(GOODBYE_MAX);
         while self.turn() == Progress::More && self.now() < give_up_at {}
-        self.snapshot(self.now())
+        let now = self.now();
+        let handover = match ending {
+            Ending::Goodbye => None,
+            Ending::HandOver { bytes_max } => Some(self.node.hand_over(now, bytes_max)),
+        };
+        Ended { last: self.snapshot(now), handover }
     }
 
     fn now(&self) -> Time {
@@ -147,11 +177,7 @@ impl Worker {
     /// leaves as one train.
     fn turn(&mut self) -> Progress {
         let now = self.now();
-        let received_before = self.plane.counters().ip_bytes_received;
-        self.plane.receive(|from, datagram| {
-            self.node.handle_datagram(now, from, datagram);
-        });
-        self.shared.meter.note_received(self.plane.counters().ip_bytes_received - received_before);
+        self.receive(now);
         while let Some(share) = self.colleagues.inbox().pop() {
             self.node.handle_share(now, &share);
         }
@@ -189,6 +215,15 @@ impl Worker {
             meter.settle(added, self.plane.counters().ip_bytes_sent - before);
         }
         progress
+    }
+
+    fn receive(&mut self, now: Time) -> usize {
+        let received_before = self.plane.counters().ip_bytes_received;
+        let datagrams = self.plane.receive(|from, datagram| {
+            self.node.handle_datagram(now, from, datagram);
+        });
+        self.shared.meter.note_received(self.plane.counters().ip_bytes_received - received_before);
+        datagrams
     }
 
     fn obey(&mut self, now: Time, order: Order) {

@@ -60,17 +60,7 @@ impl House {
     /// The publisher is connected to the first `homes` of the relays, and each has `slots` slots.
     fn new(homes: usize, slots: usize, loses: fn(&Datagram) -> bool) -> House {
         let now = Time(1_700_000_000_000_000);
-        let mut parts = SlotMemory::map_parts(slots, 3).unwrap();
-        let observer = parts.pop().unwrap();
-        let siblings = Siblings { count: 1, ..Siblings::default() };
-        let mut seed = 0;
-        let mut relay = |memory: SlotMemory| {
-            seed += 1;
-            let config = NodeConfig::new(Admission::Open, Limits::default());
-            Node::among(siblings.clone(), config, [seed; 32], Box::new(memory))
-        };
-        let second = relay(parts.pop().unwrap());
-        let relays = [relay(parts.pop().unwrap()), second];
+        let (relays, observer) = relays(slots);
         let edge = |seed| {
             let config = NodeConfig::new(Admission::Nobody, Limits::default());
             Node::new(config, [seed; 32], Box::new(vec![0; 400 * SLOT_BYTES]))
@@ -103,6 +93,16 @@ impl House {
         };
         house.run(1_000);
         house
+    }
+
+    /// Other nodes, with slots of their own, take the places of both relays. What these had told each other is lost.
+    fn replace_relays(&mut self) {
+        let left = self.relays.each_ref().map(|relay| relay.hand_over(self.now, usize::MAX));
+        (self.relays, self.observer) = relays(self.slots);
+        self.inboxes = [VecDeque::new(), VecDeque::new()];
+        for (relay, left) in self.relays.iter_mut().zip(left) {
+            relay.resume(self.now, left);
+        }
     }
 
     /// Publishes some bytes.
@@ -224,6 +224,21 @@ impl House {
     fn slots_held(&self) -> usize {
         (0..self.observer.slots()).filter(|&slot| self.observer.is_held(SlotIndex(slot))).count()
     }
+}
+
+/// Two nodes that have a part of the slots each, and a part that nobody has.
+fn relays(slots: usize) -> ([Node; 2], SlotMemory) {
+    let mut parts = SlotMemory::map_parts(slots, 3).unwrap();
+    let observer = parts.pop().unwrap();
+    let siblings = Siblings { count: 1, ..Siblings::default() };
+    let mut seed = 0;
+    let mut relay = |memory: SlotMemory| {
+        seed += 1;
+        let config = NodeConfig::new(Admission::Open, Limits::default());
+        Node::among(siblings.clone(), config, [seed; 32], Box::new(memory))
+    };
+    let second = relay(parts.pop().unwrap());
+    ([relay(parts.pop().unwrap()), second], observer)
 }
 
 fn collect(node: &mut Node, now: Time, from: SocketAddr, sent: &mut Vec<Datagram>) {
@@ -411,4 +426,46 @@ fn what_the_other_had_no_room_to_hear_is_told_again_without_new_shards() {
     house.inbox_room = 1;
     house.run_awake(50);
     assert!(house.viewers[1].output == piece(0));
+}
+
+#[test]
+fn nodes_in_the_places_of_others_lend_what_these_had_lent_and_send_nothing_twice() {
+    let mut house = House::new(1, 200, nothing);
+    let mut published = Vec::new();
+    for number in 0..100 {
+        house.push(&piece(number));
+        published.extend(piece(number));
+        house.run_awake(10);
+        if number % 9 == 0 {
+            house.replace_relays();
+        }
+    }
+    house.run_awake(100);
+    for viewer in &house.viewers {
+        assert!(viewer.output == published, "{} of {} bytes", viewer.output.len(), published.len());
+        assert_eq!(viewer.node.counters().dropped.total(), 0);
+    }
+    assert_eq!(house.relays.each_ref().map(Node::sessions), [2, 1]);
+}
+
+/// The second viewer is sent nothing of the channel.
+fn to_the_second_viewer(datagram: &Datagram) -> bool {
+    datagram.to == viewer_address(1) && codec::ShardView::parse(&datagram.bytes).is_ok()
+}
+
+#[test]
+fn a_chunk_that_was_lent_before_is_repaired_by_the_node_in_the_borrowers_place() {
+    let mut house = House::new(1, 200, nothing);
+    house.push(&piece(0));
+    house.run_awake(60);
+    house.loses = to_the_second_viewer;
+    house.push(&piece(1));
+    house.run_awake(60);
+    house.replace_relays();
+    house.loses = nothing;
+    house.push(&piece(2));
+    house.run_awake(1_000);
+    let published: Vec<u8> = (0..3).flat_map(piece).collect();
+    assert!(house.viewers[1].output == published, "{} bytes", house.viewers[1].output.len());
+    assert!(house.relays[1].counters().repairs_sent > 0);
 }

@@ -95,11 +95,21 @@ pub(crate) struct Chunk {
     pub(crate) ask_at: Time,
     pub(crate) asks: u8,
     pub(super) asked: ShardSet,
+    /// What of it an earlier node in this one's place had sent on when it handed over.
+    pub(super) fanned: ShardSet,
 }
 
 impl Chunk {
     pub(super) fn hole(sequence: Sequence, first_seen: Time, ask_at: Time) -> Chunk {
-        Chunk { sequence, body: None, first_seen, ask_at, asks: 0, asked: ShardSet::EMPTY }
+        Chunk {
+            sequence,
+            body: None,
+            first_seen,
+            ask_at,
+            asks: 0,
+            asked: ShardSet::EMPTY,
+            fanned: ShardSet::EMPTY,
+        }
     }
 
     /// Whether the whole payload is here.

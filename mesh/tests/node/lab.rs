@@ -147,6 +147,20 @@ impl Net {
         self.hosts[host].node = None;
     }
 
+    /// What a host's node leaves to its successor, as it is written down. It goes without a word.
+    pub(crate) fn hand_over(&mut self, host: usize) -> Vec<u8> {
+        self.service(host);
+        let node = self.hosts[host].node.take().expect("a running host");
+        postcard::to_stdvec(&node.hand_over(self.now, 8 << 20)).expect("a handover is written")
+    }
+
+    /// Another node takes up what one left.
+    pub(crate) fn resume(&mut self, host: usize, config: NodeConfig, left: &[u8]) {
+        self.start(host, config);
+        let now = self.now;
+        self.node(host).resume(now, postcard::from_bytes(left).expect("a handover is read"));
+    }
+
     pub(crate) fn node(&mut self, host: usize) -> &mut Node {
         self.hosts[host].node.as_mut().expect("a running host")
     }

@@ -4,6 +4,7 @@ mod caps;
 mod chain;
 mod claims;
 mod contact;
+mod handover;
 mod hostile;
 mod lab;
 mod stream;

@@ -1,6 +1,7 @@
 //! Each plane against plain sockets, on loopback.
 
 use std::net::UdpSocket;
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use codec::wire::control::{Challenge, Control, Hello, Role};
@@ -151,6 +152,8 @@ every_way!(
     planes_share_a_port_and_free_it_when_they_go,
     a_peer_is_heard_by_the_plane_that_its_address_names,
     a_plane_can_go_with_datagrams_unread_and_undelivered,
+    what_arrives_while_a_plane_takes_anothers_place_is_received_by_one_of_them,
+    a_socket_that_does_not_fit_is_not_taken,
     the_probe_names_calls_address_and_buffers,
 );
 
@@ -418,7 +421,7 @@ fn planes_share_a_port_and_free_it_when_they_go(way: Way) {
 fn a_peer_is_heard_by_the_plane_that_its_address_names(way: Way) {
     let (first, _slots) = open(way, "[::]:0");
     let steering = Steering::new(3, 0x9e37_79b1);
-    first.steer(steering).unwrap();
+    first.socket().steer(steering).unwrap();
     let listen = first.local_addr();
     let (second, _slots) = open(way, &listen.to_string());
     let (third, _slots) = open(way, &listen.to_string());
@@ -436,6 +439,48 @@ fn a_peer_is_heard_by_the_plane_that_its_address_names(way: Way) {
         let arrived = receive_until(expected, |arrived| arrived.len() == 1);
         assert_eq!(arrived[0], (source, vec![number as u8; 100]));
     }
+}
+
+/// Opens a plane on the socket of another one, which is a plane of any way.
+fn follow(way: Way, before: Plane, slots: &SlotMemory) -> Plane {
+    let (kept, listen) = (before.socket().as_fd().try_clone_to_owned().unwrap(), before.local_addr());
+    drop(before);
+    let socket = Socket::adopt(kept, listen).expect("it fits where it was");
+    Plane::open_on(way.io, socket, slots.region(), way.zero_copy_from_bytes).unwrap()
+}
+
+fn what_arrives_while_a_plane_takes_anothers_place_is_received_by_one_of_them(way: Way) {
+    let (mut plane, slots) = open(way, "127.0.0.1:0");
+    let (socket, to) = (peer("127.0.0.1:0"), plane.local_addr());
+    for round in 0..40 {
+        let (begin, middle, end) = (round * BURST, round * BURST + BURST / 2, (round + 1) * BURST);
+        let mut arrived = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| send_numbers(&socket, to, begin..middle));
+            plane.receive(|from, datagram| arrived.push((from, datagram.to_vec())));
+            plane.stop_receiving();
+            while plane.receive(|from, datagram| arrived.push((from, datagram.to_vec()))) > 0 {}
+        });
+        send_numbers(&socket, to, middle..end);
+        plane.wait(Some(Duration::ZERO)).unwrap();
+        // The other way than before, each time.
+        plane = follow(if round % 2 == 0 { MMSG } else { way }, plane, &slots);
+        let (sent, before) = (BURST as usize, arrived.len());
+        arrived.extend(receive_until(&mut plane, |more| before + more.len() == sent));
+        assert!(numbers_of(&arrived).eq(begin..end), "{before} by the first");
+    }
+}
+
+fn a_socket_that_does_not_fit_is_not_taken(way: Way) {
+    let (plane, _slots) = open(way, "127.0.0.1:0");
+    let (kept, port) = (|| plane.socket().as_fd().try_clone_to_owned().unwrap(), plane.local_addr().port());
+    let fits = |listen: &str, kept| Socket::adopt(kept, listen.parse().unwrap()).is_some();
+    assert!(fits("127.0.0.1:0", kept()) && fits(&format!("127.0.0.1:{port}"), kept()));
+    assert!(!fits(&format!("127.0.0.1:{}", port ^ 1), kept()));
+    assert!(!fits(&format!("127.0.0.2:{port}"), kept()) && !fits("[::1]:0", kept()));
+    assert!(!fits("127.0.0.1:0", peer("127.0.0.1:0").into()), "nobody else could listen there");
+    assert!(!fits("127.0.0.1:0", std::net::TcpListener::bind("127.0.0.1:0").unwrap().into()));
+    assert!(!fits("127.0.0.1:0", tempfile::tempfile().unwrap().into()));
 }
 
 fn a_plane_can_go_with_datagrams_unread_and_undelivered(way: Way) {

@@ -71,6 +71,7 @@ impl Plane {
             Some(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 self.common.counters.no_buffers += 1
             }
+            Some(error) if error.raw_os_error() == Some(libc::ECANCELED) && self.has_stopped => {}
             Some(error) => {
                 self.common.counters.receive_errors += 1;
                 self.receive_error = Some(error);

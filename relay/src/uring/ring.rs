@@ -123,6 +123,13 @@ impl Ring {
         unsafe { self.push(&entry.user_data(RECEIVE)) };
     }
 
+    /// Ends receiving, with a completion that says so, after those of all that was received.
+    pub(super) fn cancel_receive(&mut self) {
+        // Fails when it has ended already.
+        let _ = self.io.submitter().register_sync_cancel(None, CancelBuilder::user_data(RECEIVE));
+        self.fetch();
+    }
+
     /// Starts listening for wakes, until a completion says that it was the last.
     pub(super) fn push_wake_poll(&mut self, event: RawFd) {
         let entry = opcode::PollAdd::new(Fd(event), libc::POLLIN as u32).multi(true).build();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use codec::DATAGRAM_BYTES;
 use socket2::{Domain, Protocol, Type};
@@ -28,20 +28,40 @@ impl Socket {
             inner.set_only_v6(false).map_err(option("IPV6_V6ONLY"))?;
         }
         inner.set_reuse_port(true).map_err(option("SO_REUSEPORT"))?;
-        set_buffer_sizes(&inner);
-        set_option(&inner, libc::SOL_UDP, libc::UDP_GRO, 1).map_err(option("UDP_GRO"))?;
-        // At socket level, so that a send needs no control message. Messages of up to this size go as they are.
-        let segment_bytes = DATAGRAM_BYTES as libc::c_int;
-        set_option(&inner, libc::SOL_UDP, libc::UDP_SEGMENT, segment_bytes).map_err(option("UDP_SEGMENT"))?;
+        set_options(&inner)?;
         inner.bind(&listen.into()).map_err(|source| OpenError::of_bind(listen, source))?;
         let bound = inner.local_addr().map_err(|source| OpenError::Socket { listen, source })?;
         let local = bound.as_socket().expect("an internet socket is bound to an internet address");
         Ok(Socket { inner, local })
     }
 
+    /// A socket that an earlier process opened, with what has arrived in the meantime; `None` when it is not one to
+    /// listen with on `listen`.
+    pub(crate) fn adopt(kept: OwnedFd, listen: SocketAddr) -> Option<Socket> {
+        let inner = socket2::Socket::from(kept);
+        let local = inner.local_addr().ok()?.as_socket()?;
+        let is_udp = inner.protocol().is_ok_and(|protocol| protocol == Some(Protocol::UDP));
+        let fits = local.ip() == listen.ip() && [0, local.port()].contains(&listen.port());
+        (is_udp && fits && inner.reuse_port().unwrap_or(false) && set_options(&inner).is_ok())
+            .then_some(Socket { inner, local })
+    }
+
+    /// The same socket once more.
+    pub(crate) fn try_clone(&self) -> Result<Socket, OpenError> {
+        let again = self.inner.try_clone();
+        let inner = again.map_err(|source| OpenError::Socket { listen: self.local, source })?;
+        Ok(Socket { inner, local: self.local })
+    }
+
+    pub(crate) fn set_blocking(&self, blocking: bool) -> Result<(), OpenError> {
+        let set = self.inner.set_nonblocking(!blocking);
+        set.map_err(|source| OpenError::Option { option: "O_NONBLOCK", source })
+    }
+
     /// Has the kernel spread peers over the sockets of this port by their addresses; see [`super::steering`].
-    pub(crate) fn steer(&self, steering: Steering) -> io::Result<()> {
-        super::steering::steer(self, steering)
+    pub(crate) fn steer(&self, steering: Steering) -> Result<(), OpenError> {
+        let steered = super::steering::steer(self, steering);
+        steered.map_err(|source| OpenError::Option { option: "SO_ATTACH_REUSEPORT_CBPF", source })
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -63,6 +83,15 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
     }
+}
+
+fn set_options(socket: &socket2::Socket) -> Result<(), OpenError> {
+    let option = |option| move |source| OpenError::Option { option, source };
+    set_buffer_sizes(socket);
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1).map_err(option("UDP_GRO"))?;
+    // At socket level, so that a send needs no control message. Messages of up to this size go as they are.
+    let segment_bytes = DATAGRAM_BYTES as libc::c_int;
+    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, segment_bytes).map_err(option("UDP_SEGMENT"))
 }
 
 /// As large as it may be: `FORCE` needs `CAP_NET_ADMIN`, without which the limits in `net.core` hold. The probe tells.

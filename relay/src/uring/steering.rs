@@ -27,6 +27,11 @@ impl Steering {
         Steering { workers: workers as u32, multiplier: random | 0x8000_0001 }
     }
 
+    /// What [`Steering::new`] makes the same of again.
+    pub(crate) fn multiplier(self) -> u32 {
+        self.multiplier
+    }
+
     /// The number of the worker that hears this peer: the upper half of the hash of an IPv4 address or an IPv6 /64.
     pub(crate) fn worker_of(self, peer: IpAddr) -> usize {
         let word = match peer.to_canonical() {

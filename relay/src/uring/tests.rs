@@ -12,7 +12,8 @@ use super::*;
 /// over loopback once more than it was asked to, but holds and notifications are those of any device.
 fn zero_copy(slots: usize) -> (Plane, SlotMemory, UdpSocket) {
     let memory = SlotMemory::map(slots).unwrap();
-    let plane = Plane::open("127.0.0.1:0".parse().unwrap(), memory.region(), 1).unwrap();
+    let plane =
+        Plane::open(Socket::open("127.0.0.1:0".parse().unwrap()).unwrap(), memory.region(), 1).unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     (plane, memory, socket)
@@ -144,7 +145,8 @@ fn a_plane_that_goes_lets_go_of_what_it_sends() {
 fn receiving_goes_on_after_all_buffers_were_taken() {
     const BURST: u64 = 64;
     let slots = SlotMemory::map(1).unwrap();
-    let mut plane = Plane::open("127.0.0.1:0".parse().unwrap(), slots.region(), 0).unwrap();
+    let mut plane =
+        Plane::open(Socket::open("127.0.0.1:0".parse().unwrap()).unwrap(), slots.region(), 0).unwrap();
     let (socket, to) = (UdpSocket::bind("127.0.0.1:0").unwrap(), plane.common.socket.local_addr());
     // Nothing is handed over while the kernel fills what it has.
     let mut sent = 0;

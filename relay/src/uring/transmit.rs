@@ -18,7 +18,7 @@ use super::memory::SlotRegion;
 use super::socket::Socket;
 use crate::plane::budget::{PATIENCE_MS, REFUSED_MAX, SEND_WINDOW};
 use crate::plane::segmentation::Segmentation;
-use crate::plane::{OpenError, PlaneCounters, header_bytes};
+use crate::plane::{PlaneCounters, header_bytes};
 
 /// What both planes consist of, beside their ways in.
 pub(crate) struct Common {
@@ -89,15 +89,15 @@ pub(super) struct Batch {
 }
 
 impl Common {
-    pub(crate) fn open(listen: SocketAddr, region: SlotRegion) -> Result<Common, OpenError> {
-        Ok(Common {
-            socket: Socket::open(listen)?,
+    pub(crate) fn new(socket: Socket, region: SlotRegion) -> Common {
+        Common {
+            socket,
             counters: PlaneCounters::default(),
             region,
             window: Vec::with_capacity(SEND_WINDOW),
             segmentation: Segmentation::default(),
             refused: Vec::with_capacity(REFUSED_MAX),
-        })
+        }
     }
 
     pub(crate) fn refused(&mut self) -> impl Iterator<Item = SocketAddr> {

@@ -54,6 +54,11 @@ impl Daemon {
 
     /// The same, with a command that becomes the daemon.
     pub(crate) fn start_by(command: &mut Command) -> (Daemon, Vec<String>) {
+        Daemon::spawn(command).until_it_listens()
+    }
+
+    /// With a command that becomes the daemon; it is not waited for.
+    pub(crate) fn spawn(command: &mut Command) -> Daemon {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the daemon");
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (line_to, log) = mpsc::channel();
@@ -64,16 +69,20 @@ impl Daemon {
                 let _ = line_to.send(line);
             }
         });
-        let mut daemon = Daemon { child, address: None, log };
+        Daemon { child, address: None, log }
+    }
+
+    /// With the lines of the log up to the one that says where it listens.
+    pub(crate) fn until_it_listens(mut self) -> (Daemon, Vec<String>) {
         let mut lines = Vec::new();
-        daemon.address = Some(loop {
-            lines.push(daemon.next_line());
+        self.address = Some(loop {
+            lines.push(self.next_line());
             let listen = lines[lines.len() - 1].split_once(" on UDP ");
             if let Some(address) = listen.and_then(|(_, rest)| rest.split(',').next()) {
                 break address.parse().expect("an address in the log");
             }
         });
-        (daemon, lines)
+        (self, lines)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

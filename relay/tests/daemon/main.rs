@@ -15,6 +15,8 @@ mod lossy;
 mod peer;
 mod quota;
 mod reload;
+mod restart;
+mod service;
 mod sessions;
 mod systemd;
 mod wait;
