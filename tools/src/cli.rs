@@ -4,7 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 #[cfg(target_os = "linux")]
 use crate::admin::{channels, drain, kick, reload, status, top};
-use crate::{Error, keygen, link, manual, publish, watch};
+use crate::{Error, impair, keygen, link, manual, publish, watch};
 #[cfg(target_os = "linux")]
 use crate::{bench, demo, doctor};
 
@@ -36,6 +36,7 @@ enum Command {
     Doctor(doctor::Args),
     #[cfg(target_os = "linux")]
     Drain(drain::Args),
+    Impair(impair::Args),
     Keygen(keygen::Args),
     #[cfg(target_os = "linux")]
     Kick(kick::Args),
@@ -78,6 +79,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Doctor(args) => doctor::run(args),
         #[cfg(target_os = "linux")]
         Command::Drain(args) => drain::run(args),
+        Command::Impair(args) => impair::run(args),
         Command::Keygen(args) => keygen::run(args),
         #[cfg(target_os = "linux")]
         Command::Kick(args) => kick::run(args),

@@ -22,6 +22,7 @@ pub mod demo;
 pub mod doctor;
 pub mod driver;
 pub mod error;
+pub mod impair;
 pub mod input;
 pub mod interrupt;
 pub mod key_file;

@@ -49,7 +49,7 @@ fn folder_with_key() -> (TempDir, PathBuf, String) {
 #[test]
 fn every_help_has_an_example() {
     let commands = [
-        "bench", "channels", "demo", "doctor", "drain", "keygen", "kick", "link", "manual", "publish",
+        "bench", "channels", "demo", "doctor", "drain", "impair", "keygen", "kick", "link", "manual", "publish",
         "reload", "status", "top", "watch",
     ];
     for command in [None].into_iter().chain(commands.map(Some)) {

@@ -4,6 +4,7 @@
 mod daemon;
 mod demo;
 mod endings;
+mod impaired;
 mod lab;
 mod looking_after;
 mod outputs;
