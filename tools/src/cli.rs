@@ -4,7 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 #[cfg(target_os = "linux")]
 use crate::admin::{channels, drain, kick, reload, status, top};
-use crate::{Error, impair, keygen, link, manual, publish, watch};
+use crate::{Error, impair, keygen, link, manual, publish, sim, watch};
 #[cfg(target_os = "linux")]
 use crate::{bench, demo, doctor};
 
@@ -50,6 +50,7 @@ enum Command {
     Status(status::Args),
     #[cfg(target_os = "linux")]
     Top(top::Args),
+    Sim(sim::Args),
     Watch(watch::Args),
 }
 
@@ -92,6 +93,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Status(args) => status::run(args),
         #[cfg(target_os = "linux")]
         Command::Top(args) => top::run(args),
+        Command::Sim(args) => sim::run(args),
         Command::Watch(args) => watch::run(args),
     };
     done.map_err(Failure::Command)

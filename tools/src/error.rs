@@ -50,6 +50,9 @@ pub enum Error {
     /// The system does not give what is needed.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
+    /// A simulation found what must not be.
+    #[error("the simulation failed: {0}")]
+    SimFailed(String),
     /// The relay of the demo.
     #[cfg(target_os = "linux")]
     #[error(transparent)]

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use self::link::LinkCounts;
 pub use self::proxy::{CLIENTS_MAX, Proxy, ProxyCounts};
 use self::settings::{Back, Forth};
+pub(crate) use self::settings::{bits, share, time};
 use crate::Error;
 use crate::contact::say;
 use crate::error::print;

@@ -33,6 +33,7 @@ pub mod mpegts;
 pub mod output;
 pub mod publish;
 pub mod resolve;
+pub mod sim;
 pub mod watch;
 pub mod writer;
 

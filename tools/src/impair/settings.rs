@@ -87,7 +87,7 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     if time <= TIME_MAX { Ok(time) } else { Err("it must be 60 s at most".to_owned()) }
 }
 
-fn bits(text: &str) -> Result<u64, String> {
+pub(crate) fn bits(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 1_000),
         Some(b'm' | b'M') => (&text[..text.len() - 1], 1_000_000),

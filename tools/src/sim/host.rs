@@ -1,0 +1,285 @@
+//! Machines of the simulated network, and the processes on them.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use codec::{ChannelSecret, ShardView};
+use mesh::{
+    Admission, ChannelId, DialId, Limits, Node, NodeConfig, Outbox, Share, Siblings, SinkConfig, Time,
+};
+
+use super::content::{Content, Place, Reading};
+use super::dice::Dice;
+use super::memory::{self, Commons};
+use crate::impair::link::{Impairment, Link};
+
+/// News that wait for a node of a process.
+const INBOX_MAX: usize = 256;
+
+/// One channel, whoever publishes it at the time.
+pub(super) struct Stream {
+    pub(super) secret: ChannelSecret,
+    pub(super) content: Content,
+    /// Bytes a second.
+    pub(super) rate: u64,
+    /// Bytes are pushed so often.
+    pub(super) piece_every: Duration,
+    /// Every so many pieces start with a join point.
+    pub(super) pieces_per_join: u64,
+    /// How often a publisher was started.
+    pub(super) runs: u64,
+}
+
+/// A machine with one line to the network.
+pub(super) struct Host {
+    pub(super) name: String,
+    pub(super) address: SocketAddr,
+    pub(super) up: Link,
+    pub(super) down: Link,
+    /// What its clock is ahead, µs.
+    pub(super) ahead_us: i64,
+    /// Messages in a batch.
+    pub(super) batch: usize,
+    pub(super) process: Option<Process>,
+    /// Processes it had.
+    pub(super) lives: u64,
+}
+
+impl Host {
+    pub(super) fn new(name: String, address: SocketAddr, dice: &mut Dice) -> Host {
+        let [up, down] = [dice.seed(), dice.seed()].map(|seed| Link::new(Impairment::default(), seed));
+        Host { name, address, up, down, ahead_us: 0, batch: 64, process: None, lives: 0 }
+    }
+
+    /// What its clock shows.
+    pub(super) fn clock(&self, now: Time) -> Time {
+        Time(now.0.saturating_add_signed(self.ahead_us))
+    }
+
+    /// When its clock shows that.
+    pub(super) fn when(&self, local: Time) -> Time {
+        Time(local.0.saturating_add_signed(-self.ahead_us))
+    }
+
+    /// What a viewer on it writes.
+    pub(super) fn viewer_sink(&self) -> Option<&Sink> {
+        self.process.as_ref()?.units[0].sinks.first().filter(|sink| !sink.is_internal)
+    }
+}
+
+/// A process: one node, or several that serve together.
+pub(super) struct Process {
+    pub(super) units: Vec<Unit>,
+    pub(super) commons: Arc<Commons>,
+    pub(super) limits: Limits,
+    pub(super) is_relay: bool,
+    pub(super) feed: Option<Feed>,
+    /// Who has shown that it receives at its address.
+    pub(super) proven: HashSet<SocketAddr>,
+    /// What came from all others, and what went to them.
+    pub(super) strangers: HashMap<SocketAddr, (u64, u64)>,
+    /// Shards that came, where it is of interest.
+    pub(super) came: HashSet<(codec::ChannelTag, u64, usize)>,
+}
+
+/// A node with what its driver needs.
+pub(super) struct Unit {
+    pub(super) node: Node,
+    pub(super) outbox: Outbox,
+    pub(super) inbox: VecDeque<Share>,
+    pub(super) dials: Vec<Contact>,
+    pub(super) sinks: Vec<Sink>,
+    pub(super) own_slots: usize,
+    /// When it is to be called next.
+    pub(super) wake_at: Option<Time>,
+    /// Calls for nothing but time: since when, how many.
+    pub(super) wakes: (Time, u32),
+}
+
+/// A dial, and whom it may turn to.
+pub(super) struct Contact {
+    pub(super) dial: DialId,
+    pub(super) targets: Vec<SocketAddr>,
+    pub(super) current: usize,
+    /// Since it was connected last.
+    pub(super) refused: bool,
+    pub(super) connected: bool,
+}
+
+/// What a viewer writes.
+pub(super) struct Sink {
+    pub(super) stream: usize,
+    pub(super) id: ChannelId,
+    pub(super) reading: Reading,
+    pub(super) ended: bool,
+    /// A relay's own: nobody reads it.
+    pub(super) is_internal: bool,
+}
+
+/// What a publisher is given.
+pub(super) struct Feed {
+    pub(super) stream: usize,
+    pub(super) id: ChannelId,
+    pub(super) place: Place,
+    pub(super) pieces: u64,
+    pub(super) finished: bool,
+}
+
+/// How a relay is set up.
+#[derive(Clone, Debug)]
+pub(super) struct RelayPlan {
+    /// Nodes that serve together.
+    pub(super) nodes: usize,
+    pub(super) slots: u32,
+    pub(super) limits: Limits,
+    /// The relay it takes all channels from.
+    pub(super) upstream: Option<SocketAddr>,
+}
+
+impl Process {
+    fn new(
+        nodes: usize,
+        slots: u32,
+        admission: Admission,
+        limits: Limits,
+        batch: usize,
+        dice: &mut Dice,
+    ) -> Process {
+        let (commons, parts) = memory::parts(nodes, slots);
+        let siblings = Siblings { count: nodes - 1, ..Siblings::default() };
+        let units = parts.into_iter().map(|memory| {
+            let mut seed = [0; 32];
+            dice.fill(&mut seed);
+            let config = NodeConfig::new(admission.clone(), limits.clone());
+            Unit {
+                node: Node::among(siblings.clone(), config, seed, Box::new(memory)),
+                outbox: Outbox::new(batch),
+                inbox: VecDeque::new(),
+                dials: Vec::new(),
+                sinks: Vec::new(),
+                own_slots: slots as usize,
+                wake_at: None,
+                wakes: (Time::default(), 0),
+            }
+        });
+        Process {
+            units: units.collect(),
+            commons,
+            limits,
+            is_relay: admission == Admission::Open,
+            feed: None,
+            proven: HashSet::new(),
+            strangers: HashMap::new(),
+            came: HashSet::new(),
+        }
+    }
+
+    pub(super) fn relay(
+        now: Time,
+        plan: &RelayPlan,
+        streams: &[Stream],
+        batch: usize,
+        dice: &mut Dice,
+    ) -> Process {
+        let limits = plan.limits.clone();
+        let mut process = Process::new(plan.nodes, plan.slots, Admission::Open, limits, batch, dice);
+        let Some(upstream) = plan.upstream else { return process };
+        let unit = process.steer(upstream);
+        for (number, stream) in streams.iter().enumerate() {
+            process.watch(now, unit, number, stream, RELAYED, vec![upstream]);
+        }
+        process
+    }
+
+    pub(super) fn publisher(
+        now: Time,
+        number: usize,
+        stream: &mut Stream,
+        relays: &[SocketAddr],
+        (slots, batch): (u32, usize),
+        dice: &mut Dice,
+    ) -> Process {
+        let limits = edge_limits(slots);
+        let mut process = Process::new(1, slots, Admission::Nobody, limits, batch, dice);
+        let node = &mut process.units[0].node;
+        let id = node.add_source(now, ChannelSecret::from_seed(&seed_of(number)));
+        let place = Place { run: stream.runs, byte: 0 };
+        stream.runs += 1;
+        process.feed = Some(Feed { stream: number, id, place, pieces: 0, finished: false });
+        for relay in relays {
+            process.units[0].dial(now, id, vec![*relay]);
+        }
+        process
+    }
+
+    pub(super) fn viewer(
+        now: Time,
+        (number, stream): (usize, &Stream),
+        sink: SinkConfig,
+        relays: Vec<SocketAddr>,
+        (slots, batch): (u32, usize),
+        dice: &mut Dice,
+    ) -> Process {
+        let mut process = Process::new(1, slots, Admission::Nobody, edge_limits(slots), batch, dice);
+        process.watch(now, 0, number, stream, sink, relays);
+        process
+    }
+
+    fn watch(
+        &mut self,
+        now: Time,
+        unit: usize,
+        number: usize,
+        stream: &Stream,
+        config: SinkConfig,
+        targets: Vec<SocketAddr>,
+    ) {
+        let unit = &mut self.units[unit];
+        let id = unit.node.add_sink(&stream.secret.key(), config).expect("a secret's own key");
+        let reading = Reading::default();
+        unit.sinks.push(Sink { stream: number, id, reading, ended: false, is_internal: self.is_relay });
+        unit.dial(now, id, targets);
+    }
+
+    /// The number of the node that hears this peer: by multiplicative hashing, as relays do it.
+    pub(super) fn steer(&self, peer: SocketAddr) -> usize {
+        let address = match peer {
+            SocketAddr::V4(peer) => peer.ip().to_bits(),
+            SocketAddr::V6(_) => 0,
+        };
+        let hash = (address ^ u32::from(peer.port())).wrapping_mul(2_654_435_769);
+        (hash >> 16) as usize % self.units.len()
+    }
+
+    /// Notes that a shard came in.
+    pub(super) fn note_came(&mut self, bytes: &[u8]) {
+        if let Ok(shard) = ShardView::parse(bytes) {
+            self.came.insert((shard.tag(), shard.header().sequence.0, shard.index()));
+        }
+    }
+}
+
+impl Unit {
+    fn dial(&mut self, now: Time, channel: ChannelId, targets: Vec<SocketAddr>) {
+        let dial = self.node.dial(now, channel, targets[0]);
+        self.dials.push(Contact { dial, targets, current: 0, refused: false, connected: false });
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.inbox.len() < INBOX_MAX
+    }
+}
+
+/// A relay passes on what it takes from another at once; this is how long it waits for what is missing.
+const RELAYED: SinkConfig = SinkConfig { delay: Duration::from_secs(2), from: codec::Sequence(0) };
+
+fn edge_limits(slots: u32) -> Limits {
+    Limits { window_bytes_max: slots as usize * mesh::SLOT_BYTES, ..Limits::default() }
+}
+
+/// Of a channel's secret.
+pub(super) fn seed_of(channel: usize) -> [u8; 32] {
+    [channel as u8 + 1; 32]
+}
