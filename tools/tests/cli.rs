@@ -50,7 +50,7 @@ fn folder_with_key() -> (TempDir, PathBuf, String) {
 fn every_help_has_an_example() {
     let commands = [
         "bench", "channels", "demo", "doctor", "drain", "impair", "keygen", "kick", "link", "manual", "publish",
-        "reload", "status", "top", "watch",
+        "reload", "sim", "status", "top", "watch",
     ];
     for command in [None].into_iter().chain(commands.map(Some)) {
         let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();

@@ -40,6 +40,8 @@ pub(super) struct Host {
     pub(super) down: Link,
     /// What its clock is ahead, µs.
     pub(super) ahead_us: i64,
+    /// What it says in its sessions is changed at random.
+    pub(super) lies: bool,
     /// Messages in a batch.
     pub(super) batch: usize,
     pub(super) process: Option<Process>,
@@ -50,7 +52,7 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(name: String, address: SocketAddr, dice: &mut Dice) -> Host {
         let [up, down] = [dice.seed(), dice.seed()].map(|seed| Link::new(Impairment::default(), seed));
-        Host { name, address, up, down, ahead_us: 0, batch: 64, process: None, lives: 0 }
+        Host { name, address, up, down, ahead_us: 0, lies: false, batch: 64, process: None, lives: 0 }
     }
 
     /// What its clock shows.
@@ -104,7 +106,7 @@ pub(super) struct Contact {
     pub(super) targets: Vec<SocketAddr>,
     pub(super) current: usize,
     /// Since it was connected last.
-    pub(super) refused: bool,
+    pub(super) refusals: usize,
     pub(super) connected: bool,
 }
 
@@ -264,7 +266,7 @@ impl Process {
 impl Unit {
     fn dial(&mut self, now: Time, channel: ChannelId, targets: Vec<SocketAddr>) {
         let dial = self.node.dial(now, channel, targets[0]);
-        self.dials.push(Contact { dial, targets, current: 0, refused: false, connected: false });
+        self.dials.push(Contact { dial, targets, current: 0, refusals: 0, connected: false });
     }
 
     pub(super) fn has_room(&self) -> bool {

@@ -13,6 +13,9 @@ use super::world::World;
 /// What datagrams of this protocol begin with.
 const MAGIC: [u8; 3] = *b"SP\x01";
 
+/// Bytes of a control datagram up to the end of its session's name.
+const SESSION_END: u64 = 24;
+
 impl World {
     /// Sends a few datagrams from the machine `hostile`, or in others' names.
     pub(super) fn attack(&mut self, hostile: usize) {
@@ -29,6 +32,20 @@ impl World {
                 self.enter(target, from, bytes);
             }
         }
+    }
+
+    /// What a peer with a session says, with a few bits changed behind what names the session.
+    pub(super) fn lie(&mut self, bytes: Datagram) -> Datagram {
+        let is_of_session = matches!(Control::parse(&bytes), Ok(Control::Report(_) | Control::Repair(_)));
+        if !is_of_session || self.dice.chance(0.5) {
+            return bytes;
+        }
+        let mut bytes = bytes.to_vec();
+        for _ in 0..self.dice.between(1, 8) {
+            let place = self.dice.between(SESSION_END, bytes.len() as u64) as usize;
+            bytes[place] ^= 1 << self.dice.below(8);
+        }
+        bytes.into()
     }
 
     fn garbage(&mut self) -> Datagram {

@@ -125,15 +125,33 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     }
     // Everybody is there before it begins.
     world.run_until(world.now.after(Duration::from_secs(5)));
-    world.tallies = Some(Default::default());
     world.start_publisher(publisher, stream, &[world.hosts[0].address], 600);
+    // And knows the loss.
+    world.run_until(world.now.after(WARM_UP));
+    let before = Before { totals: world.book.totals(), missed: missed(&world, &viewers) };
+    world.tallies = Some(Default::default());
     world.run_until(world.now.after(Duration::from_secs(60 * args.minutes)));
     world.finish(publisher);
     world.run_until(world.now.after(Duration::from_secs(5)));
     match world.failure.take() {
         Some(why) => Err(Error::SimFailed(why)),
-        None => report(args, &world, (publisher, last, &viewers), begun),
+        None => report(args, &world, (publisher, last, &viewers), &before, begun),
     }
+}
+
+/// Parity follows reports, of which there is one a second: what is lost before the first ones is not counted.
+const WARM_UP: Duration = Duration::from_secs(10);
+
+/// How things stood when the measurement began.
+struct Before {
+    /// Chunks and data shards published.
+    totals: (u64, u64),
+    /// Chunks missed by all viewers.
+    missed: u64,
+}
+
+fn missed(world: &World, viewers: &[usize]) -> u64 {
+    viewers.iter().filter_map(|&host| world.hosts[host].viewer_sink()).map(|sink| sink.reading.missed).sum()
 }
 
 /// Returns the one that viewers watch at.
@@ -156,14 +174,17 @@ fn report(
     args: &Args,
     world: &World,
     (publisher, last, viewers): (usize, usize, &[usize]),
+    before: &Before,
     begun: Instant,
 ) -> Result<(), Error> {
     let tallies = world.tallies.as_ref().expect("set above");
     let tally = |from, to| tallies.get(&(from, to)).copied().unwrap_or_default();
-    let (chunks, data_shards) = world.book.totals();
-    let written: u64 =
-        viewers.iter().filter_map(|&host| world.hosts[host].viewer_sink()).map(|it| it.reading.chunks).sum();
-    let lost = chunks * viewers.len() as u64 - written;
+    let totals = world.book.totals();
+    let (chunks, data_shards) = (totals.0 - before.totals.0, totals.1 - before.totals.1);
+    let wanted = totals.0 * viewers.len() as u64;
+    let sinks = viewers.iter().filter_map(|&host| world.hosts[host].viewer_sink());
+    let written: u64 = sinks.map(|sink| sink.reading.chunks).sum();
+    let lost = wanted - written - before.missed;
     let share_lost = lost as f64 / (chunks * viewers.len() as u64) as f64;
     let to_viewers: f64 = viewers.iter().map(|&viewer| tally(last, viewer).beyond(data_shards)).sum();
     let to_viewer = to_viewers / viewers.len() as f64;

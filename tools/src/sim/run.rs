@@ -132,11 +132,11 @@ fn pass(world: &mut World, duration: Duration) {
     }
 }
 
-/// Chunks that a viewer which is let in has missed so far.
+/// Chunks that an honest viewer which is let in has missed so far.
 fn missed_by(world: &World, host: usize) -> Option<u64> {
     let sink = world.hosts[host].viewer_sink()?;
     let is_connected = world.hosts[host].process.as_ref()?.units[0].dials[0].connected;
-    is_connected.then_some(sink.reading.missed)
+    (is_connected && !world.hosts[host].lies).then_some(sink.reading.missed)
 }
 
 /// Who has not come to the end as it should.
@@ -150,7 +150,7 @@ fn first_unfinished(world: &World) -> Option<String> {
         }
         let sink = host.viewer_sink()?;
         let contact = &unit.dials[0];
-        let waits = !sink.ended && !contact.refused;
+        let waits = !sink.ended && !host.lies && contact.refusals == 0;
         waits.then(|| {
             let counters = unit.node.channel_counters(sink.id);
             format!("{} has not got the end (connected: {}): {counters:?}", host.name, contact.connected)

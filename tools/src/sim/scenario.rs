@@ -34,6 +34,8 @@ pub(super) enum Feature {
     PublisherRestarts,
     Churn,
     Hostile,
+    /// Viewers whose reports and requests are nonsense.
+    Liars,
     LittleMemory,
     SmallWindows,
     /// Clocks that do not agree.
@@ -44,7 +46,7 @@ pub(super) enum Feature {
 
 use Feature::*;
 
-const FEATURES: [Feature; 21] = [
+const FEATURES: [Feature; 22] = [
     Loss,
     Bursts,
     Delay,
@@ -61,6 +63,7 @@ const FEATURES: [Feature; 21] = [
     PublisherRestarts,
     Churn,
     Hostile,
+    Liars,
     LittleMemory,
     SmallWindows,
     Clocks,
@@ -241,6 +244,8 @@ impl Scenario {
             let most = self.dice.magnitude(1_000.0, 36e9) as i64;
             world.hosts[host].ahead_us = if self.dice.chance(0.5) { most } else { -most };
         }
+        let is_viewer = matches!(self.roles[host], Role::Viewer { .. });
+        world.hosts[host].lies = is_viewer && self.has(Liars) && self.dice.chance(0.3);
         // Relays mostly have good lines.
         let is_bad = !matches!(self.roles[host], Role::Relay(_)) || self.dice.chance(0.2);
         if is_bad {

@@ -113,6 +113,7 @@ impl World {
         if !self.without.lets_pass(self.hosts[host].process.as_ref().expect("the caller's"), &bytes) {
             return;
         }
+        let bytes = if self.hosts[host].lies { self.lie(bytes) } else { bytes };
         self.emit(host, to, bytes);
     }
 
@@ -144,11 +145,18 @@ impl World {
             let it = self.unit_mut(host, unit);
             let Some(contact) = it.dials.iter_mut().find(|contact| contact.dial == dial) else { continue };
             contact.connected = matches!(event, Event::Connected { .. });
-            contact.refused = match event {
-                Event::Refused { .. } => true,
-                _ => contact.refused && !contact.connected,
+            // Who was refused by all of them waits as long as the last one said.
+            let moves_on = match event {
+                Event::Refused { .. } => {
+                    contact.refusals += 1;
+                    !contact.refusals.is_multiple_of(contact.targets.len())
+                }
+                Event::Unanswered { .. } => true,
+                _ => false,
             };
-            let moves_on = matches!(event, Event::Refused { .. } | Event::Unanswered { .. });
+            if contact.connected {
+                contact.refusals = 0;
+            }
             if moves_on && contact.targets.len() > 1 {
                 contact.current = (contact.current + 1) % contact.targets.len();
                 let target = contact.targets[contact.current];

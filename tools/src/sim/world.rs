@@ -289,7 +289,10 @@ impl World {
 
     pub(super) fn log(&self, what: impl FnOnce(&World) -> String) {
         if self.talk >= Talk::Log {
-            println!("{:>12.6} {}", self.now.since(BEGIN).as_secs_f64(), what(self));
+            use std::io::Write;
+            let after = self.now.since(BEGIN).as_secs_f64();
+            // With standard output closed there is nobody to tell.
+            let _ = writeln!(std::io::stdout(), "{after:>12.6} {}", what(self));
         }
     }
 

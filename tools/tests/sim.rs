@@ -1,0 +1,75 @@
+//! The simulator: seeds that are always run, seeds that once failed, and a few that nobody has seen before.
+
+use assert_cmd::cargo::cargo_bin_cmd;
+use serde_json::Value;
+use tools::sim::{FailedSeed, search};
+
+/// Seeds that are always run.
+const FIXED: (u64, u64) = (1, 12);
+
+/// Seeds never seen before, in each run of the tests; `.ci/run` tries many more.
+const FRESH: u64 = 8;
+
+/// Seeds that found something once, and what.
+const REGRESSIONS: [(u64, &str); 0] = [];
+
+fn all_pass(from: u64, count: u64) {
+    println!("seeds {from} to {}", from + count - 1);
+    let (_, failed) = search(from, count, None, |failed: &FailedSeed| println!("{failed:?}"));
+    let replays: Vec<String> =
+        failed.iter().map(|it| format!("superpeer sim {}: {}", it.seed, it.why)).collect();
+    assert!(replays.is_empty(), "{replays:#?}");
+}
+
+#[test]
+fn fixed_seeds_pass() {
+    all_pass(FIXED.0, FIXED.1);
+}
+
+#[test]
+fn fresh_seeds_pass() {
+    all_pass(getrandom::u64().unwrap() >> 32, FRESH);
+}
+
+#[test]
+fn what_seeds_found_once_stays_mended() {
+    for (seed, found) in REGRESSIONS {
+        println!("{found}:");
+        all_pass(seed, 1);
+    }
+}
+
+fn output(arguments: &[&str]) -> String {
+    let output = cargo_bin_cmd!("superpeer").arg("sim").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_seed_replays_to_the_last_datagram() {
+    let (one, again) = (output(&["3", "--trace"]), output(&["3", "--trace"]));
+    assert!(
+        one.lines().count() > 1_000 && one.contains("Connected") && one.contains("viewers wrote"),
+        "{one}"
+    );
+    assert!(one == again);
+}
+
+#[test]
+fn repair_and_regeneration_are_worth_what_they_cost() {
+    let measure = |more: &[&str]| {
+        let arguments =
+            ["loss", "--minutes", "1", "--viewers", "1", "--bitrate", "1M", "--rtt", "40ms", "--json"];
+        let measured: Value = serde_json::from_str(&output(&[&arguments[..], more].concat())).unwrap();
+        println!("{measured}");
+        let number = |name: &str| measured[name].as_f64().unwrap();
+        (number("share_lost"), number("to_subscriber_beyond_data"), number("uplink_beyond_data"))
+    };
+    let (lost, beyond, uplink) = measure(&[]);
+    assert!(lost < 0.001 && beyond > 0.03 && uplink > 0.03);
+    let (lost_without, beyond_without, _) = measure(&["--no-repair", "--no-regeneration"]);
+    assert!(lost_without > 0.01 && beyond_without < beyond);
+    let (lost_clean, beyond_clean, uplink_clean) = measure(&["--loss", "0%"]);
+    assert_eq!(lost_clean, 0.0);
+    assert!(beyond_clean < 0.01 && uplink_clean < 0.01, "control datagrams alone");
+}
