@@ -58,18 +58,29 @@ fn a_seed_replays_to_the_last_datagram() {
 #[test]
 fn repair_and_regeneration_are_worth_what_they_cost() {
     let measure = |more: &[&str]| {
-        let arguments =
-            ["loss", "--minutes", "1", "--viewers", "1", "--bitrate", "1M", "--rtt", "40ms", "--json"];
+        let arguments = [
+            "loss",
+            "--minutes",
+            "1",
+            "--viewers",
+            "1",
+            "--bitrate",
+            "1M",
+            "--rtt",
+            "40ms",
+            "--json",
+            "--loss",
+        ];
         let measured: Value = serde_json::from_str(&output(&[&arguments[..], more].concat())).unwrap();
         println!("{measured}");
         let number = |name: &str| measured[name].as_f64().unwrap();
         (number("share_lost"), number("to_subscriber_beyond_data"), number("uplink_beyond_data"))
     };
-    let (lost, beyond, uplink) = measure(&[]);
-    assert!(lost < 0.001 && beyond > 0.03 && uplink > 0.03);
-    let (lost_without, beyond_without, _) = measure(&["--no-repair", "--no-regeneration"]);
+    let (lost, beyond, uplink) = measure(&["10%"]);
+    assert!(lost < 0.001 && beyond > 0.05 && uplink > 0.05);
+    let (lost_without, beyond_without, _) = measure(&["10%", "--no-repair", "--no-regeneration"]);
     assert!(lost_without > 0.01 && beyond_without < beyond);
-    let (lost_clean, beyond_clean, uplink_clean) = measure(&["--loss", "0%"]);
+    let (lost_clean, beyond_clean, uplink_clean) = measure(&["0%"]);
     assert_eq!(lost_clean, 0.0);
     assert!(beyond_clean < 0.01 && uplink_clean < 0.01, "control datagrams alone");
 }
