@@ -49,8 +49,8 @@ fn folder_with_key() -> (TempDir, PathBuf, String) {
 #[test]
 fn every_help_has_an_example() {
     let commands = [
-        "bench", "channels", "demo", "doctor", "drain", "impair", "keygen", "kick", "link", "manual", "publish",
-        "reload", "sim", "status", "top", "watch",
+        "bench", "channels", "demo", "doctor", "drain", "impair", "keygen", "kick", "link", "manual",
+        "publish", "reload", "sim", "status", "top", "watch",
     ];
     for command in [None].into_iter().chain(commands.map(Some)) {
         let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use codec::{ChannelSecret, ShardView};
+use codec::{ChannelKey, ChannelSecret, ShardView};
 use mesh::{
-    Admission, ChannelId, DialId, Limits, Node, NodeConfig, Outbox, Share, Siblings, SinkConfig, Time,
+    Admission, ChannelId, Contact, DialId, Limits, Node, NodeConfig, Outbox, Share, Siblings, SinkConfig,
+    Time,
 };
 
 use super::content::{Content, Place, Reading};
@@ -67,7 +68,7 @@ impl Host {
 
     /// What a viewer on it writes.
     pub(super) fn viewer_sink(&self) -> Option<&Sink> {
-        self.process.as_ref()?.units[0].sinks.first().filter(|sink| !sink.is_internal)
+        self.process.as_ref()?.units[0].sink.as_ref()
     }
 }
 
@@ -91,8 +92,8 @@ pub(super) struct Unit {
     pub(super) node: Node,
     pub(super) outbox: Outbox,
     pub(super) inbox: VecDeque<Share>,
-    pub(super) dials: Vec<Contact>,
-    pub(super) sinks: Vec<Sink>,
+    pub(super) dials: Vec<Dialled>,
+    pub(super) sink: Option<Sink>,
     pub(super) own_slots: usize,
     /// When it is to be called next.
     pub(super) wake_at: Option<Time>,
@@ -100,14 +101,51 @@ pub(super) struct Unit {
     pub(super) wakes: (Time, u32),
 }
 
-/// A dial, and whom it may turn to.
-pub(super) struct Contact {
-    pub(super) dial: DialId,
+/// A dial, and who decides to whom it is turned.
+pub(super) struct Dialled {
+    pub(super) contact: Contact,
+    pub(super) dial: Option<DialId>,
+    pub(super) kind: DialKind,
     pub(super) targets: Vec<SocketAddr>,
-    pub(super) current: usize,
-    /// Since it was connected last.
-    pub(super) refusals: usize,
-    pub(super) connected: bool,
+    /// It was refused since it was connected last.
+    pub(super) refused: bool,
+}
+
+/// What a dial is for.
+#[derive(Clone, Copy)]
+pub(super) enum DialKind {
+    /// A source or a sink.
+    Local(ChannelId),
+    /// A relay's, that takes the channel to serve it to others.
+    Pull(ChannelKey),
+}
+
+impl Dialled {
+    /// Lets the contact do something, and does with the dial what it says.
+    pub(super) fn act(
+        &mut self,
+        now: Time,
+        node: &mut Node,
+        act: impl FnOnce(&mut Contact, &mut dyn FnMut(SocketAddr) -> bool),
+    ) {
+        let Dialled { contact, dial, kind, .. } = self;
+        let mut turn = |target| match *dial {
+            Some(dial) => node.redirect(now, dial, target),
+            None => {
+                *dial = Some(match kind {
+                    DialKind::Local(channel) => node.dial(now, *channel, target),
+                    DialKind::Pull(key) => node.pull(now, key, target).expect("a secret's own key"),
+                });
+                true
+            }
+        };
+        act(contact, &mut turn);
+        if contact.target().is_none()
+            && let Some(dial) = dial.take()
+        {
+            node.hang_up(dial);
+        }
+    }
 }
 
 /// What a viewer writes.
@@ -116,8 +154,6 @@ pub(super) struct Sink {
     pub(super) id: ChannelId,
     pub(super) reading: Reading,
     pub(super) ended: bool,
-    /// A relay's own: nobody reads it.
-    pub(super) is_internal: bool,
 }
 
 /// What a publisher is given.
@@ -160,7 +196,7 @@ impl Process {
                 outbox: Outbox::new(batch),
                 inbox: VecDeque::new(),
                 dials: Vec::new(),
-                sinks: Vec::new(),
+                sink: None,
                 own_slots: slots as usize,
                 wake_at: None,
                 wakes: (Time::default(), 0),
@@ -189,8 +225,9 @@ impl Process {
         let mut process = Process::new(plan.nodes, plan.slots, Admission::Open, limits, batch, dice);
         let Some(upstream) = plan.upstream else { return process };
         let unit = process.steer(upstream);
-        for (number, stream) in streams.iter().enumerate() {
-            process.watch(now, unit, number, stream, RELAYED, vec![upstream]);
+        for stream in streams {
+            let kind = DialKind::Pull(stream.secret.key());
+            process.units[unit].dial(now, kind, vec![upstream]);
         }
         process
     }
@@ -211,7 +248,7 @@ impl Process {
         stream.runs += 1;
         process.feed = Some(Feed { stream: number, id, place, pieces: 0, finished: false });
         for relay in relays {
-            process.units[0].dial(now, id, vec![*relay]);
+            process.units[0].dial(now, DialKind::Local(id), vec![*relay]);
         }
         process
     }
@@ -225,24 +262,11 @@ impl Process {
         dice: &mut Dice,
     ) -> Process {
         let mut process = Process::new(1, slots, Admission::Nobody, edge_limits(slots), batch, dice);
-        process.watch(now, 0, number, stream, sink, relays);
+        let unit = &mut process.units[0];
+        let id = unit.node.add_sink(&stream.secret.key(), sink).expect("a secret's own key");
+        unit.sink = Some(Sink { stream: number, id, reading: Reading::default(), ended: false });
+        unit.dial(now, DialKind::Local(id), relays);
         process
-    }
-
-    fn watch(
-        &mut self,
-        now: Time,
-        unit: usize,
-        number: usize,
-        stream: &Stream,
-        config: SinkConfig,
-        targets: Vec<SocketAddr>,
-    ) {
-        let unit = &mut self.units[unit];
-        let id = unit.node.add_sink(&stream.secret.key(), config).expect("a secret's own key");
-        let reading = Reading::default();
-        unit.sinks.push(Sink { stream: number, id, reading, ended: false, is_internal: self.is_relay });
-        unit.dial(now, id, targets);
     }
 
     /// The number of the node that hears this peer: by multiplicative hashing, as relays do it.
@@ -264,18 +288,16 @@ impl Process {
 }
 
 impl Unit {
-    fn dial(&mut self, now: Time, channel: ChannelId, targets: Vec<SocketAddr>) {
-        let dial = self.node.dial(now, channel, targets[0]);
-        self.dials.push(Contact { dial, targets, current: 0, refusals: 0, connected: false });
+    fn dial(&mut self, now: Time, kind: DialKind, targets: Vec<SocketAddr>) {
+        let names: Vec<String> = targets.iter().map(SocketAddr::to_string).collect();
+        let contact = Contact::new(now, &names);
+        self.dials.push(Dialled { contact, dial: None, kind, targets, refused: false });
     }
 
     pub(super) fn has_room(&self) -> bool {
         self.inbox.len() < INBOX_MAX
     }
 }
-
-/// A relay passes on what it takes from another at once; this is how long it waits for what is missing.
-const RELAYED: SinkConfig = SinkConfig { delay: Duration::from_secs(2), from: codec::Sequence(0) };
 
 fn edge_limits(slots: u32) -> Limits {
     Limits { window_bytes_max: slots as usize * mesh::SLOT_BYTES, ..Limits::default() }

@@ -135,7 +135,7 @@ fn pass(world: &mut World, duration: Duration) {
 /// Chunks that an honest viewer which is let in has missed so far.
 fn missed_by(world: &World, host: usize) -> Option<u64> {
     let sink = world.hosts[host].viewer_sink()?;
-    let is_connected = world.hosts[host].process.as_ref()?.units[0].dials[0].connected;
+    let is_connected = world.hosts[host].process.as_ref()?.units[0].dials[0].contact.is_connected();
     (is_connected && !world.hosts[host].lies).then_some(sink.reading.missed)
 }
 
@@ -149,11 +149,15 @@ fn first_unfinished(world: &World) -> Option<String> {
             return (!drained).then(|| format!("{}: a relay has not settled the last chunk", host.name));
         }
         let sink = host.viewer_sink()?;
-        let contact = &unit.dials[0];
-        let waits = !sink.ended && !host.lies && contact.refusals == 0;
+        let dialled = &unit.dials[0];
+        let waits = !sink.ended && !host.lies && !dialled.refused;
         waits.then(|| {
             let counters = unit.node.channel_counters(sink.id);
-            format!("{} has not got the end (connected: {}): {counters:?}", host.name, contact.connected)
+            format!(
+                "{} has not got the end (connected: {}): {counters:?}",
+                host.name,
+                dialled.contact.is_connected()
+            )
         })
     })
 }

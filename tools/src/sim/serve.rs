@@ -35,6 +35,9 @@ impl World {
         for share in it.inbox.drain(..) {
             it.node.handle_share(local, &share);
         }
+        for dialled in &mut it.dials {
+            dialled.act(local, &mut it.node, |contact, turn| contact.poll(local, turn));
+        }
         it.node.handle_timeout(local);
         if siblings > 0 {
             self.share(host, unit, local);
@@ -138,30 +141,16 @@ impl World {
     fn take_events(&mut self, host: usize, unit: usize, local: Time) {
         while let Some(event) = self.unit_mut(host, unit).node.poll_event() {
             self.log(|world| format!("{}: {event:?}", world.hosts[host].name));
-            let (Event::Connected { dial, .. }
-            | Event::Refused { dial, .. }
-            | Event::Unanswered { dial }
-            | Event::Lost { dial, .. }) = event;
             let it = self.unit_mut(host, unit);
-            let Some(contact) = it.dials.iter_mut().find(|contact| contact.dial == dial) else { continue };
-            contact.connected = matches!(event, Event::Connected { .. });
-            // Who was refused by all of them waits as long as the last one said.
-            let moves_on = match event {
-                Event::Refused { .. } => {
-                    contact.refusals += 1;
-                    !contact.refusals.is_multiple_of(contact.targets.len())
-                }
-                Event::Unanswered { .. } => true,
-                _ => false,
+            let Some(dialled) = it.dials.iter_mut().find(|it| it.dial == Some(event.dial())) else {
+                continue;
             };
-            if contact.connected {
-                contact.refusals = 0;
+            match event {
+                Event::Connected { .. } => dialled.refused = false,
+                Event::Refused { .. } => dialled.refused = true,
+                _ => {}
             }
-            if moves_on && contact.targets.len() > 1 {
-                contact.current = (contact.current + 1) % contact.targets.len();
-                let target = contact.targets[contact.current];
-                it.node.redirect(local, dial, target);
-            }
+            dialled.act(local, &mut it.node, |contact, turn| contact.handle_event(local, &event, turn));
         }
     }
 
@@ -169,11 +158,8 @@ impl World {
         let process = self.hosts[host].process.as_mut().expect("the caller's");
         let it = &mut process.units[unit];
         let mut wrong = None;
-        for sink in &mut it.sinks {
+        if let Some(sink) = &mut it.sink {
             while let Some(chunk) = it.node.next_chunk(local, sink.id) {
-                if sink.is_internal {
-                    continue;
-                }
                 let payload: Vec<u8> = it.node.payload(&chunk).flatten().copied().collect();
                 let content = self.streams[sink.stream].content;
                 let read = sink.reading.take(content, chunk.header.sequence.0, &payload);
@@ -183,7 +169,7 @@ impl World {
             let counters = it.node.channel_counters(sink.id);
             let counted = (counters.chunks_delivered, counters.chunks_skipped);
             let seen = (sink.reading.chunks, sink.reading.missed);
-            if !sink.is_internal && (counted.0 != seen.0 || counted.1 < seen.1) {
+            if counted.0 != seen.0 || counted.1 < seen.1 {
                 wrong.get_or_insert(format!(
                     "has counted {counted:?} chunks written and skipped, of {seen:?}"
                 ));
@@ -196,7 +182,9 @@ impl World {
 
     /// Sees to it that the node is called when it wants to be.
     fn sleep(&mut self, host: usize, unit: usize, local: Time) {
-        let Some(at) = self.unit_mut(host, unit).node.next_timeout() else { return };
+        let it = self.unit_mut(host, unit);
+        let contacts = it.dials.iter().filter_map(|dialled| dialled.contact.next_timeout());
+        let Some(at) = contacts.chain(it.node.next_timeout()).min() else { return };
         // What is due already is due at once: who is called for nothing again and again is found out.
         let at =
             if at <= local { self.now.after(Duration::from_micros(1)) } else { self.hosts[host].when(at) };
