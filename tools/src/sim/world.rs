@@ -288,7 +288,7 @@ impl World {
     }
 
     pub(super) fn log(&self, what: impl FnOnce(&World) -> String) {
-        if self.talk >= Talk::Log {
+        if self.talk >= Talk::Log && self.failure.is_none() {
             use std::io::Write;
             let after = self.now.since(BEGIN).as_secs_f64();
             // With standard output closed there is nobody to tell.
