@@ -109,7 +109,7 @@ pub(super) struct Scenario {
 impl Scenario {
     /// What a seed decides, with its machines and lines set up in the world.
     pub(super) fn new(seed: u64, world: &mut World) -> Scenario {
-        let mut dice = Dice::new(seed ^ 0x5eed_0f_5ce0_a210);
+        let mut dice = Dice::new(seed ^ 0x5e_ed0f_5ce0_a210);
         let share = dice.magnitude(0.15, 0.8);
         let features: Vec<Feature> = FEATURES.into_iter().filter(|_| dice.chance(share)).collect();
         let mut scenario = Scenario {
