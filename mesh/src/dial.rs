@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use codec::Sequence;
 use codec::wire::control::Role;
 
-use crate::limits::{HELLO_WAIT_MAX, HELLO_WAIT_MIN};
+use crate::limits::{HELLO_WAIT_MAX, HELLO_WAIT_MIN, TURNS_AT_ONCE_MAX};
 use crate::time::Time;
 
 pub(crate) struct Dial {
@@ -16,6 +16,8 @@ pub(crate) struct Dial {
     pub(crate) state: DialState,
     /// `Hello`s since the last answer.
     pub(crate) unanswered: u32,
+    /// Refusals and sessions lost since the last one that was worth having.
+    in_vain: u32,
     wait: Duration,
     /// Publishing: the next chunk that the other end has not settled, as of the last session.
     pub(crate) resume: Sequence,
@@ -39,6 +41,7 @@ impl Dial {
             role,
             state: DialState::Resting { until: now },
             unanswered: 0,
+            in_vain: 0,
             wait: HELLO_WAIT_MIN,
             resume: Sequence(0),
         }
@@ -69,9 +72,26 @@ impl Dial {
         self.unanswered = 0;
     }
 
-    /// A session that was worth having is over, or there is another target: start over with short waits.
+    /// A session that was worth having is over: start over with short waits.
     pub(crate) fn start_over(&mut self) {
         self.wait = HELLO_WAIT_MIN;
         self.unanswered = 0;
+        self.in_vain = 0;
+    }
+
+    /// The other end refused, or ended a session.
+    pub(crate) fn note_in_vain(&mut self) {
+        self.in_vain = self.in_vain.saturating_add(1);
+    }
+
+    /// Starts over at another target: at once, but where one after another has answered in vain, no faster than one that
+    /// does not answer. Else those who refuse would be asked in turn as fast as they can.
+    pub(crate) fn turn_to(&mut self, now: Time, target: SocketAddr) {
+        self.target = target;
+        self.resume = Sequence(0);
+        self.wait = HELLO_WAIT_MIN;
+        self.unanswered = 0;
+        let pause = HELLO_WAIT_MIN * self.in_vain.saturating_sub(TURNS_AT_ONCE_MAX).min(64);
+        self.rest(now.after(pause.min(HELLO_WAIT_MAX)));
     }
 }

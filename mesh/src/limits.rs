@@ -100,6 +100,10 @@ pub const REFUSED_WAIT_MIN: Duration = Duration::from_secs(1);
 /// See [`REFUSED_WAIT_MIN`].
 pub const REFUSED_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Nodes that are asked one right after another when each refuses or ends its session: as many as a goodbye names. Those
+/// after them have to be waited for.
+pub(crate) const TURNS_AT_ONCE_MAX: u32 = codec::wire::control::NODES_MAX as u32;
+
 /// A relay that refused for good is asked again after this time: its configuration may have changed.
 pub const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
@@ -250,8 +254,9 @@ pub const JOB_AGE_MAX: Duration = Duration::from_millis(250);
 /// little room must not make it less.
 pub(crate) const PARITY_AGE_MAX: Duration = Duration::from_millis(50);
 
-/// Events waiting to be taken.
-pub const EVENT_QUEUE_MAX: usize = 256;
+/// Events waiting to be taken, for each dial: more than one datagram, or one look at what is due, brings about. What comes
+/// to many dials at once, as when the node at the other end goes, is told of each.
+pub const EVENTS_PER_DIAL_MAX: usize = 8;
 
 /// Local input that one push may bring: two whole chunks.
 pub const PUSH_BYTES_MAX: usize = 64 << 10;

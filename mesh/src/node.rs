@@ -37,7 +37,7 @@ use crate::fanout::Fanout;
 use crate::hash::{SeededMap, SeededState};
 use crate::ledger::Ledger;
 use crate::limits::{
-    ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, ChannelLimits, EVENT_QUEUE_MAX, Limits, REFUSED_SENDS_MAX,
+    ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, ChannelLimits, EVENTS_PER_DIAL_MAX, Limits, REFUSED_SENDS_MAX,
 };
 use crate::memory::Memory;
 use crate::outbox::{Outbox, Payload, Transmit};
@@ -578,7 +578,7 @@ impl Node {
     }
 
     fn tell(&mut self, event: Event) {
-        if self.events.len() == EVENT_QUEUE_MAX {
+        if self.events.len() >= EVENTS_PER_DIAL_MAX * self.dials.len() {
             self.events.pop_front();
         }
         self.events.push_back(event);

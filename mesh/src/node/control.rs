@@ -129,6 +129,7 @@ impl Node {
         if let Some(dial) = dial.filter(|dial| self.dials.contains(*dial)) {
             let wait = self.dials[dial].next_wait(jitter);
             self.dials[dial].rest(now.after(wait));
+            self.dials[dial].note_in_vain();
             self.tell(Event::Lost { dial: DialId(dial), reason, nodes });
         }
     }

@@ -145,6 +145,7 @@ impl Node {
             Duration::from_millis(u64::from(refuse.retry_after_ms)).clamp(REFUSED_WAIT_MIN, REFUSED_WAIT_MAX);
         let dial = &mut self.dials[index];
         dial.answered();
+        dial.note_in_vain();
         dial.rest(now.after(wait));
         let nodes = worth_trying(from, &refuse.nodes);
         self.tell(Event::Refused { dial: DialId(index), reason: refuse.reason, nodes });

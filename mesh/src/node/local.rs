@@ -68,11 +68,7 @@ impl Node {
             self.say_bye(session, ByeReason::Done);
             self.end_session(session);
         }
-        let dial = &mut self.dials[dial.0];
-        dial.target = target;
-        dial.resume = Sequence(0);
-        dial.start_over();
-        dial.rest(now);
+        self.dials[dial.0].turn_to(now, target);
         true
     }
 

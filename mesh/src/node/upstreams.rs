@@ -92,6 +92,7 @@ impl Node {
         let is_out = |dial: &&usize| matches!(self.dials[**dial].state, DialState::Greeting { nonce, .. } if nonce == hello.nonce);
         let Some(&index) = self.channels[channel].dials.iter().find(is_out) else { return false };
         self.dials[index].rest(now.after(REFUSED_AGAIN));
+        self.dials[index].note_in_vain();
         self.tell(Event::Itself { dial: DialId(index) });
         true
     }

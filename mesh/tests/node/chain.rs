@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use codec::Sequence;
-use mesh::{DialId, DropReason, Event};
+use codec::wire::control::{ByeReason, RefuseReason};
+use codec::{ChannelSecret, Sequence};
+use mesh::{Contact, DialId, DropReason, Event, LostReason};
 
 use crate::lab::{CLEAN, LOSSY, Net, address, key, relay_config};
 
@@ -161,4 +162,61 @@ fn a_channel_is_kept_as_long_as_it_is_pulled_and_no_longer() {
     net.run(Duration::from_secs(1));
     assert_eq!((net.peek(edge).channels().count(), net.peek(edge).sessions()), (0, 0));
     assert_eq!(net.peek(origin).sessions(), 0, "it was told");
+}
+
+#[test]
+fn a_relay_that_all_upstreams_refuse_asks_on_but_not_as_fast_as_they_answer() {
+    let mut net = Net::new(220, CLEAN);
+    let upstreams = [net.add(relay_config()), net.add(relay_config())];
+    for upstream in upstreams {
+        net.node(upstream).close_to_newcomers(Some(RefuseReason::QuotaUsed));
+    }
+    let edge = net.add(relay_config());
+    let mut contact = Contact::new(net.now, &upstreams.map(|upstream| address(upstream).to_string()));
+    contact.poll(net.now, |_| true);
+    let dial = pull(&mut net, edge, upstreams[0]);
+    let mut seen = 0;
+    for _ in 0..6_000 {
+        net.run(Duration::from_millis(10));
+        let now = net.now;
+        let events = net.events(edge)[seen..].to_vec();
+        seen += events.len();
+        for event in &events {
+            contact.handle_event(now, event, |to| net.node(edge).redirect(now, dial, to));
+        }
+    }
+    let asked = upstreams.map(|upstream| net.peek(upstream).counters().sessions_refused);
+    assert!(asked.iter().all(|asked| (20..50).contains(asked)), "within 60 s: {asked:?}");
+    net.node(upstreams[1]).close_to_newcomers(None);
+    net.run(Duration::from_secs(10));
+    assert!(matches!(net.events(edge).last(), Some(Event::Connected { .. } | Event::Refused { .. })));
+}
+
+#[test]
+fn what_becomes_of_many_dials_at_once_is_told_of_each() {
+    const CHANNELS: u8 = 250;
+    const OF_EACH: usize = 2;
+    let mut net = Net::new(221, CLEAN);
+    let upstreams = [(); OF_EACH].map(|()| net.add(relay_config()));
+    let edge = net.add(relay_config());
+    let now = net.now;
+    for number in 0..CHANNELS {
+        let key = ChannelSecret::from_seed(&[number; 32]).key();
+        for upstream in upstreams {
+            net.node(edge).pull(now, &key, address(upstream)).expect("a valid key");
+        }
+    }
+    let of = |net: &Net, is_meant: fn(&Event) -> bool| {
+        net.events(edge).iter().filter(|event| is_meant(event)).count()
+    };
+    let all = usize::from(CHANNELS) * OF_EACH;
+    net.run(Duration::from_secs(2));
+    assert_eq!(of(&net, |event| matches!(event, Event::Connected { .. })), all);
+    for upstream in upstreams {
+        assert_eq!(net.node(upstream).let_go(usize::MAX), usize::from(CHANNELS));
+    }
+    net.run(Duration::from_millis(10));
+    let is_goodbye =
+        |event: &Event| matches!(event, Event::Lost { reason: LostReason::Bye(ByeReason::Closing), .. });
+    assert_eq!(of(&net, is_goodbye), all);
 }
