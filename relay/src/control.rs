@@ -30,7 +30,7 @@ use crate::log::Restraint;
 use crate::running::Relay;
 use crate::snapshot::Snapshot;
 use crate::worker::SNAPSHOT_INTERVAL;
-use commands::Draining;
+use commands::{Command, Draining};
 use door::Door;
 use drain::PORTION_INTERVAL;
 use history::History;
@@ -95,12 +95,15 @@ pub(crate) async fn supervise(
                 quota.settle(&relay, &mut door);
             },
             Some(command) = commands.recv() => {
+                let begins_drain = matches!(command, Command::Drain(..));
                 if operator.obey(command, &mut door) {
                     quota.configure(&operator.config().quota).await;
                     quota.settle(&relay, &mut door);
                 }
-                // Whoever asked hears of it before a drain can be over.
-                portions.reset();
+                if begins_drain {
+                    // Whoever asked hears of it before it can be over; other commands do not put it off.
+                    portions.reset();
+                }
                 view.show_drain(operator.draining());
             }
             _ = portions.tick(), if operator.draining().is_some() => {

@@ -20,27 +20,28 @@ pub(super) struct Drain {
     pub(super) to: Nodes,
     ends_at: Instant,
     sessions_at_start: usize,
-    /// Sessions were counted since it began: what was counted before says nothing about those who came in just now.
-    is_counted: bool,
+    /// How often sessions were counted since it began. What the first count shows may be from before, when those who came in
+    /// just now were not there yet.
+    counts: usize,
 }
 
 impl Drain {
     pub(super) fn new(asked: &commands::Drain, sessions: usize, now: Instant) -> Drain {
         let ends_at = now + Duration::from_secs(asked.for_s);
         let to = asked.to.iter().copied().collect();
-        Drain { to, ends_at, sessions_at_start: sessions, is_counted: false }
+        Drain { to, ends_at, sessions_at_start: sessions, counts: 0 }
     }
 
     /// So many sessions there are now.
     pub(super) fn note_sessions(&mut self, sessions: usize) {
-        self.is_counted = true;
+        self.counts += 1;
         self.sessions_at_start = self.sessions_at_start.max(sessions);
     }
 
     /// How many are to go now, of so many that are left; `None` when it is over.
     pub(super) fn portion(&self, sessions: usize, now: Instant) -> Option<usize> {
         let left = self.ends_at.saturating_duration_since(now);
-        if (sessions == 0 && self.is_counted) || left.is_zero() {
+        if (sessions == 0 && self.counts > 1) || left.is_zero() {
             return None;
         }
         let turns = (left.as_millis() / PORTION_INTERVAL.as_millis()).max(1) as usize;
@@ -62,7 +63,7 @@ mod tests {
         let now = Instant::now();
         for (sessions, for_s, turns) in [(1, 600, 1), (1_000, 600, 20), (20_000, 10, 40), (7, 0, 0)] {
             let mut drain = Drain::new(&commands::Drain { to: Vec::new(), for_s }, sessions, now);
-            drain.note_sessions(sessions);
+            (0..2).for_each(|_| drain.note_sessions(sessions));
             let (mut left, mut at) = (sessions, now);
             while let Some(portion) = drain.portion(left, at) {
                 left = left.saturating_sub(portion);
@@ -78,6 +79,8 @@ mod tests {
         let now = Instant::now();
         let mut drain = Drain::new(&commands::Drain { to: Vec::new(), for_s: 600 }, 0, now);
         assert_eq!(drain.portion(0, now), Some(PORTION));
+        drain.note_sessions(0);
+        assert_eq!(drain.portion(0, now), Some(PORTION), "that may be what a worker had counted before");
         drain.note_sessions(3);
         assert_eq!(drain.progress(3, now).sessions_at_start, 3);
         assert_eq!((drain.portion(3, now), drain.portion(0, now)), (Some(PORTION), None));

@@ -1,6 +1,7 @@
 //! The admin socket: whose it is, and the commands that come over it.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -244,4 +245,24 @@ fn a_drain_ends_after_its_time_whoever_is_left_and_can_be_cancelled_before() {
     let _: Draining = relay.post("/drain", &Drain { to: Vec::new(), for_s: 0 });
     assert_eq!(relay.daemon.wait().code(), Some(0));
     late.until("told", |late| late.was_told_bye(ByeReason::Closing));
+}
+
+#[test]
+fn commands_do_not_put_a_drain_off() {
+    let mut relay = Commanded::start(&["--open"]);
+    let _: Draining = relay.post("/drain", &Drain { to: Vec::new(), for_s: 600 });
+    let kick = r#"{"whom":{"address":"192.0.2.1"},"for_s":0}"#;
+    let head = format!(
+        "POST /kick HTTP/1.1\r\nHost: relay\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        kick.len()
+    );
+    until("the relay ends, whatever else it is asked meanwhile", || {
+        // It may end before it answers.
+        let asked = UnixStream::connect(relay.socket()).and_then(|mut socket| {
+            socket.write_all((head.clone() + kick).as_bytes())?;
+            socket.read_to_end(&mut Vec::new())
+        });
+        (asked.is_err() || !relay.daemon.is_running()).then_some(())
+    });
+    assert_eq!(relay.daemon.wait().code(), Some(0));
 }
