@@ -211,6 +211,8 @@ impl Keeper {
         let name = pulled.contact.describe();
         pulled.contact.handle_event(now, event, |_| true);
         pulled.log(key, &name, event);
+        // At once: what else the worker has said already is about the relay that it was turned to before.
+        self.turns = pulled.follow(key, &self.workers, self.steering, self.turns);
     }
 
     fn take_answer(&mut self, name: &str, answer: io::Result<Vec<SocketAddr>>) {
