@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use codec::wire::control::{ByeReason, RefuseReason};
 
 use crate::limits::{
-    HINTS_MAX, LOOKUP_WAIT_MAX, LOOKUP_WAIT_MIN, OWN_ADDRESSES_MAX, REFUSED_AGAIN, REFUSED_WAIT_MIN,
+    HINT_KEPT, HINTS_MAX, LOOKUP_WAIT_MAX, LOOKUP_WAIT_MIN, OWN_ADDRESSES_MAX, REFUSED_AGAIN,
 };
 use crate::node::{Event, LostReason};
 use crate::time::Time;
@@ -61,8 +61,8 @@ struct Relay {
     wait: Duration,
     /// Why it refused for good, and until when it is not asked again.
     refused: Option<(RefuseReason, Time)>,
-    /// Another relay named it, not the user.
-    is_hint: bool,
+    /// When another relay named it, if it was not the user.
+    named_at: Option<Time>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,10 +75,10 @@ enum Lookup {
 }
 
 impl Relay {
-    fn new(now: Time, name: String, is_hint: bool) -> Relay {
+    fn new(now: Time, name: String, named_at: Option<Time>) -> Relay {
         let literal: Vec<SocketAddr> = name.parse().ok().map(canonical).into_iter().collect();
         let lookup = if literal.is_empty() { Lookup::Due(now) } else { Lookup::Needless };
-        Relay { name, addresses: literal, lookup, wait: LOOKUP_WAIT_MIN, refused: None, is_hint }
+        Relay { name, addresses: literal, lookup, wait: LOOKUP_WAIT_MIN, refused: None, named_at }
     }
 }
 
@@ -252,7 +252,7 @@ impl Contact {
     pub fn set_names(&mut self, now: Time, names: &[String], mut turn: impl FnMut(SocketAddr) -> bool) {
         let before = self.current.map(|(index, address)| (self.relays[index].name.clone(), address));
         let (hints, users): (Vec<Relay>, Vec<Relay>) =
-            self.relays.iter().cloned().partition(|relay| relay.is_hint);
+            self.relays.iter().cloned().partition(|relay| relay.named_at.is_some());
         let relays = self.with_names(now, names);
         let same = relays.iter().map(|relay| &relay.name).eq(users.iter().map(|relay| &relay.name));
         self.relays = relays.into_iter().chain(hints.into_iter().filter(|_| same)).collect();
@@ -273,8 +273,8 @@ impl Contact {
         for name in names {
             if relays.iter().all(|relay| relay.name != *name) {
                 let known = self.relays.iter().find(|relay| relay.name == *name).cloned();
-                let relay = known.unwrap_or_else(|| Relay::new(now, name.clone(), false));
-                relays.push(Relay { refused: None, is_hint: false, ..relay });
+                let relay = known.unwrap_or_else(|| Relay::new(now, name.clone(), None));
+                relays.push(Relay { refused: None, named_at: None, ..relay });
             }
         }
         relays
@@ -291,10 +291,30 @@ impl Contact {
 
     /// Relays that another one named come after those that the user named.
     fn take_hints(&mut self, now: Time, nodes: &[SocketAddr]) {
+        self.forget_old_hints(now);
         for node in nodes.iter().copied().map(canonical) {
-            let hints = self.relays.iter().filter(|relay| relay.is_hint).count();
-            if hints < HINTS_MAX && !self.relays.iter().any(|relay| relay.addresses.contains(&node)) {
-                self.relays.push(Relay::new(now, node.to_string(), true));
+            let hints = self.relays.iter().filter(|relay| relay.named_at.is_some()).count();
+            match self.relays.iter_mut().find(|relay| relay.addresses.contains(&node)) {
+                Some(known) => known.named_at = known.named_at.and(Some(now)),
+                None if hints < HINTS_MAX => self.relays.push(Relay::new(now, node.to_string(), Some(now))),
+                None => {}
+            }
+        }
+    }
+
+    /// What was named long ago is not to keep out what is named now.
+    fn forget_old_hints(&mut self, now: Time) {
+        let is_old = |relay: &Relay| relay.named_at.is_some_and(|at| now.since(at) > HINT_KEPT);
+        let mut index = 0;
+        while index < self.relays.len() {
+            let in_use = self.current.map(|(at, _)| at);
+            if in_use == Some(index) || !is_old(&self.relays[index]) {
+                index += 1;
+                continue;
+            }
+            self.relays.remove(index);
+            if let Some((at, _)) = self.current.as_mut().filter(|(at, _)| *at > index) {
+                *at -= 1;
             }
         }
     }

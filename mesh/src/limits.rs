@@ -119,6 +119,9 @@ pub const LOOKUP_WAIT_MAX: Duration = Duration::from_secs(10);
 /// around.
 pub const HINTS_MAX: usize = 16;
 
+/// A relay that none has named for this time makes room for one that is named now.
+pub const HINT_KEPT: Duration = Duration::from_secs(3_600);
+
 /// Addresses that a node remembers as its own for one channel: more than a machine has that others are told of.
 pub(crate) const OWN_ADDRESSES_MAX: usize = 16;
 

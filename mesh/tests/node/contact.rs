@@ -169,6 +169,29 @@ fn relays_named_in_a_refusal_are_tried_after_those_of_the_user_and_not_without_e
 }
 
 #[test]
+fn relays_named_long_ago_make_room_but_for_the_one_in_use() {
+    let mut lab = Lab::new(&[ONE]);
+    let hint = |number: usize| format!("192.0.2.{}:7450", 10 + number);
+    for number in 0..mesh::limits::HINTS_MAX {
+        lab.refuse(RefuseReason::Full, &[&hint(number)]);
+    }
+    while lab.target() != Some(at(&hint(7))) {
+        lab.tell(&Event::Unanswered { dial: lab.dial });
+    }
+    lab.connect();
+    lab.later(mesh::limits::HINT_KEPT.as_secs());
+    lab.refuse(RefuseReason::Full, &[&hint(3)]);
+    lab.later(60);
+    let target = lab.target();
+    lab.connect();
+    lab.refuse(RefuseReason::Full, &[&hint(90)]);
+    let names: Vec<String> = lab.contact.relays().map(|(name, _)| name.to_owned()).collect();
+    let in_use = target.unwrap().to_string();
+    assert_eq!(names, [ONE, &hint(3), &in_use, &hint(90)]);
+    assert_eq!(lab.target(), Some(at(&hint(90))), "the next after the one that was in use");
+}
+
+#[test]
 fn who_refuses_for_good_is_left_alone_for_a_minute_and_then_asked_again() {
     let mut lab = Lab::new(&[ONE, TWO]);
     lab.refuse(RefuseReason::ChannelNotAllowed, &[]);
