@@ -173,6 +173,7 @@ struct View {
     started_at: Option<Time>,
     last: Snapshot,
     heard_at: Instant,
+    forgot_at: Instant,
 }
 
 impl View {
@@ -195,6 +196,7 @@ impl View {
             started_at: None,
             last: Snapshot::default(),
             heard_at: Instant::now(),
+            forgot_at: Instant::now(),
         }
     }
 
@@ -219,6 +221,10 @@ impl View {
             Sources { relay, started_at, history: &self.history, last: &self.last, now: &now, quota, drain };
         let status = Status::new(&sources);
         metrics::publish(&now, &status);
+        if self.forgot_at.elapsed() >= metrics::FORGET_INTERVAL {
+            self.forgot_at = Instant::now();
+            self.board.forget();
+        }
         systemd::alive(&status);
         self.board.show(status);
         self.log.note(&now);

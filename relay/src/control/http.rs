@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::commands::{self, Command};
 use super::dashboard;
 use super::listener;
+use super::metrics;
 use super::socket::{self, SocketFile};
 use super::status::Status;
 
@@ -35,6 +36,11 @@ impl Board {
 
     pub(super) fn show(&self, status: Status) {
         *self.status.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
+    }
+
+    /// Forgets the metrics of what is no more.
+    pub(super) fn forget(&self) {
+        metrics::forget(&self.metrics);
     }
 
     /// The last that was shown.
@@ -95,7 +101,7 @@ fn sights(board: Arc<Board>) -> Router {
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .route("/status", get(status))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(numbers))
         .with_state(board)
 }
 
@@ -142,7 +148,7 @@ async fn status(State(board): State<Arc<Board>>) -> Response {
 }
 
 /// Prometheus' text format, version 0.0.4.
-async fn metrics(State(board): State<Arc<Board>>) -> Response {
+async fn numbers(State(board): State<Arc<Board>>) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, board.metrics.render()).into_response()
 }

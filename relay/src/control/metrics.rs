@@ -11,11 +11,14 @@ use metrics_util::MetricKindMask;
 use super::status::{ChannelStatus, QuotaStatus, Status, UpstreamState, UpstreamStatus};
 use crate::snapshot::Snapshot;
 
-/// Channels that have metrics of their own, those with the most subscribers; each costs twelve lines. All others are one.
+/// Channels that have metrics of their own; each costs twelve lines. All others are one.
 const CHANNELS_MAX: usize = 100;
 
 /// Prometheus scrapes at least this often, or it cannot tell what has gone from what it missed.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// What has gone is looked for this often.
+pub(super) const FORGET_INTERVAL: Duration = Duration::from_secs(20);
 
 /// The label of the channels that have no metrics of their own.
 const OTHERS: &str = "others";
@@ -29,6 +32,12 @@ pub(super) fn install() -> PrometheusHandle {
     // A program that runs a relay inside may have a recorder of its own.
     let _ = metrics::set_global_recorder(recorder);
     handle
+}
+
+/// Forgets what is no more. The recorder does so only when it is asked for everything, and perhaps nobody asks: then each
+/// channel that strangers ever named would stay.
+pub(super) fn forget(recorder: &PrometheusHandle) {
+    drop(recorder.render());
 }
 
 /// Hands the totals to the recorder.
@@ -83,9 +92,10 @@ pub(super) fn publish(snapshot: &Snapshot, status: &Status) {
         gauge!("superpeer_worker_cpu_seconds", "worker" => label.clone()).set(now.cpu.as_secs_f64());
         gauge!("superpeer_worker_sessions", "worker" => label).set(worker.sessions as f64);
     }
-    publish_channels(&status.channels);
+    let named = named(&status.channels);
+    publish_channels(&status.channels, &named);
     status.quota.iter().for_each(publish_quota);
-    publish_upstreams(status);
+    publish_upstreams(status, &named);
 }
 
 fn publish_quota(quota: &QuotaStatus) {
@@ -103,14 +113,22 @@ fn publish_quota(quota: &QuotaStatus) {
     }
 }
 
-/// `channels` are in the order of their subscribers.
-fn publish_channels(channels: &[ChannelStatus]) {
-    let (named, others) = channels.split_at(channels.len().min(CHANNELS_MAX));
+/// The keys of those that have metrics of their own: of the channels of which something came in, those with the most
+/// subscribers. What is only asked for has none, for strangers may ask for anything.
+fn named(channels: &[ChannelStatus]) -> HashSet<&str> {
+    // They are in the order of their subscribers.
+    let given = channels.iter().filter(|channel| channel.shards_received > 0);
+    given.take(CHANNELS_MAX).map(|channel| channel.key.as_str()).collect()
+}
+
+fn publish_channels(channels: &[ChannelStatus], named: &HashSet<&str>) {
+    let (named, others): (Vec<&ChannelStatus>, Vec<&ChannelStatus>) =
+        channels.iter().partition(|channel| named.contains(channel.key.as_str()));
     for channel in named {
         publish_channel(channel.key[..16].to_owned(), channel);
     }
     let mut rest = ChannelStatus::default();
-    for channel in others {
+    for channel in &others {
         rest.subscribers += channel.subscribers;
         rest.upstreams += channel.upstreams;
         rest.promised_bps += channel.promised_bps;
@@ -144,13 +162,11 @@ fn publish_channel(label: String, channel: &ChannelStatus) {
 
 /// How many upstreams are in which state, and of the named channels the upstream with a session that brings the most. Not
 /// their addresses: who publishes is nobody else's business, and there is no bound to them.
-fn publish_upstreams(status: &Status) {
+fn publish_upstreams(status: &Status, named: &HashSet<&str>) {
     for (state, label) in UpstreamState::ALL {
         let count = status.upstreams.iter().filter(|upstream| upstream.state == state).count();
         gauge!("superpeer_upstreams", "state" => label).set(count as f64);
     }
-    let named: HashSet<&str> =
-        status.channels.iter().take(CHANNELS_MAX).map(|channel| channel.key.as_str()).collect();
     let upstreams: Vec<&UpstreamStatus> = status.upstreams.iter().collect();
     // They are in the order of their channels.
     for of_channel in upstreams.chunk_by(|a, b| a.channel == b.channel) {
@@ -213,5 +229,29 @@ mod tests {
         assert!(asked.len() > 10, "{asked:?}");
         let missing: Vec<&&str> = asked.difference(&published).collect();
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn channels_that_are_only_asked_for_are_among_the_others() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let channel = |letter: &str, subscribers, shards_received| ChannelStatus {
+            key: letter.repeat(64),
+            subscribers,
+            shards_received,
+            ..ChannelStatus::default()
+        };
+        let status = Status {
+            channels: vec![channel("a", 7, 0), channel("b", 5, 1), channel("c", 4, 0)],
+            ..Status::default()
+        };
+        metrics::with_local_recorder(&recorder, || publish(&Snapshot::default(), &status));
+        let rendered = recorder.handle().render();
+        let is_there = |line: &str| rendered.lines().any(|rendered| rendered == line);
+        let of_given = format!("superpeer_channel_subscribers{{channel=\"{}\"}} 5", "b".repeat(16));
+        assert!(
+            is_there(&of_given) && is_there("superpeer_channel_subscribers{channel=\"others\"} 11"),
+            "{rendered}"
+        );
+        assert!(!rendered.contains("aaaa") && !rendered.contains("cccc"), "{rendered}");
     }
 }
