@@ -3,6 +3,7 @@
 mod admin;
 mod caps;
 mod chain;
+mod churn;
 mod command_line;
 mod commands;
 mod daemon;
