@@ -27,8 +27,6 @@ pub struct Contact {
     connected: bool,
     /// Where this node met itself, and until when nobody is looked for there.
     own: Vec<(SocketAddr, Time)>,
-    /// Where there was no place for now, and until when no other refusal is a reason to ask there again.
-    full: Vec<(SocketAddr, Time)>,
 }
 
 /// What became of one relay of a [`Contact`].
@@ -85,13 +83,7 @@ impl Relay {
 impl Contact {
     /// Contact with one of these relays, the first that answers; `names` are `host:port`.
     pub fn new(now: Time, names: &[String]) -> Contact {
-        let mut contact = Contact {
-            relays: Vec::new(),
-            current: None,
-            connected: false,
-            own: Vec::new(),
-            full: Vec::new(),
-        };
+        let mut contact = Contact { relays: Vec::new(), current: None, connected: false, own: Vec::new() };
         contact.relays = contact.with_names(now, names);
         contact
     }
@@ -209,7 +201,7 @@ impl Contact {
     }
 
     /// Takes in what happened to the dial.
-    pub fn handle_event(&mut self, now: Time, event: &Event, mut turn: impl FnMut(SocketAddr) -> bool) {
+    pub fn handle_event(&mut self, now: Time, event: &Event, turn: impl FnMut(SocketAddr) -> bool) {
         self.connected = matches!(event, Event::Connected { .. } | Event::Starved { .. });
         match event {
             Event::Connected { .. } => {}
@@ -231,9 +223,7 @@ impl Contact {
                 if let Some((index, _)) = self.current.filter(|_| refused_for_good) {
                     self.relays[index].refused = Some((*reason, now.after(REFUSED_AGAIN)));
                 }
-                let full = self.note_full(now);
-                let turn_to_free = |address| !full.contains(&address) && turn(address);
-                if !self.turn_to_next(now, false, turn_to_free) && refused_for_good {
+                if !self.turn_to_next(now, false, turn) && refused_for_good {
                     self.current = None;
                 }
             }
@@ -278,15 +268,6 @@ impl Contact {
             }
         }
         relays
-    }
-
-    /// The current address has no place for now. Returns all of which that is known: without it, relays that are full would
-    /// be asked in turn as fast as they answer.
-    fn note_full(&mut self, now: Time) -> Vec<SocketAddr> {
-        let target = self.target();
-        self.full.retain(|(address, until)| *until > now && Some(*address) != target);
-        self.full.extend(target.map(|address| (address, now.after(REFUSED_WAIT_MIN))));
-        self.full.iter().map(|(address, _)| *address).collect()
     }
 
     /// Relays that another one named come after those that the user named.

@@ -251,19 +251,3 @@ fn other_names_keep_the_session_if_its_relay_is_among_them() {
         "hints of others are forgotten"
     );
 }
-
-#[test]
-fn relays_that_are_all_full_are_not_asked_in_turn_as_fast_as_they_answer() {
-    let mut lab = Lab::new(&[ONE, TWO]);
-    lab.refuse(RefuseReason::Full, &[]);
-    assert_eq!(lab.target(), Some(at(TWO)));
-    lab.now = lab.now.after(Duration::from_millis(20));
-    lab.refuse(RefuseReason::Full, &[]);
-    assert_eq!(lab.target(), Some(at(TWO)), "the dial waits there as long as it was told");
-    // Unless there is one that was not asked.
-    lab.refuse(RefuseReason::Full, &["192.0.2.3:7450"]);
-    assert_eq!(lab.target(), Some(at("192.0.2.3:7450")));
-    lab.later(5);
-    lab.refuse(RefuseReason::Full, &[]);
-    assert_eq!(lab.target(), Some(at(ONE)));
-}
