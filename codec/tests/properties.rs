@@ -12,7 +12,7 @@ use proptest::prelude::*;
 /// Any bytes, half of them behind the preamble of a kind that exists.
 fn any_datagram() -> impl Strategy<Value = Vec<u8>> {
     let bytes = proptest::collection::vec(any::<u8>(), 0..=1500);
-    let length = prop_oneof![Just(1232usize), Just(32), Just(74), Just(96), 0..=1500usize];
+    let length = prop_oneof![Just(1232usize), Just(32), Just(74), Just(112), 0..=1500usize];
     (bytes, proptest::option::of((0..=8u8, length, 0..=3u8))).prop_map(|(mut bytes, shape)| {
         if let Some((kind, length, byte_4)) = shape {
             bytes.resize(length.max(5), 0);

@@ -205,17 +205,21 @@ fn messages() -> Vec<(&'static str, Control)> {
         lost: 40,
         recovered: 30,
         repaired: 9,
+        chunks: 50,
+        expected: 1_600,
+        lost_squares: 120,
+        slack_ms: 1_000,
+        queued_ms: 25,
+        strained: false,
     };
+    let upstream = SessionHeader { sender: Sender::Upstream, ..header };
+    let strained = Report { strained: true, stamp_us: 7, highest: report.highest, ..Report::new(upstream) };
     let wanted = [
         Wanted { sequence: Sequence(1_767_225_600_000_049), shards: ShardSet::range(1, 3) },
         Wanted { sequence: Sequence(1_767_225_600_000_050), shards: ShardSet::ALL },
     ];
     let repair = Repair { header, wanted: wanted.into_iter().collect() };
-    let bye = Bye {
-        header: SessionHeader { sender: Sender::Upstream, ..header },
-        reason: ByeReason::Closing,
-        nodes: nodes.into_iter().collect(),
-    };
+    let bye = Bye { header: upstream, reason: ByeReason::Closing, nodes: nodes.into_iter().collect() };
     let reset = Bye { reason: ByeReason::UnknownSession, nodes: Default::default(), ..bye.clone() };
     vec![
         ("hello-subscribe", Control::Hello(subscribe)),
@@ -224,6 +228,7 @@ fn messages() -> Vec<(&'static str, Control)> {
         ("welcome", Control::Welcome(welcome)),
         ("refuse", Control::Refuse(refuse)),
         ("report", Control::Report(report)),
+        ("report-strained", Control::Report(strained)),
         ("repair", Control::Repair(repair)),
         ("bye-closing", Control::Bye(bye)),
         ("bye-unknown-session", Control::Bye(reset)),
@@ -274,6 +279,12 @@ fn fields(message: &Control) -> Lines {
                 ("lost", report.lost.to_string()),
                 ("recovered", report.recovered.to_string()),
                 ("repaired", report.repaired.to_string()),
+                ("chunks", report.chunks.to_string()),
+                ("expected", report.expected.to_string()),
+                ("lost_squares", report.lost_squares.to_string()),
+                ("slack_ms", report.slack_ms.to_string()),
+                ("queued_ms", report.queued_ms.to_string()),
+                ("strained", report.strained.to_string()),
             ]));
             lines
         }

@@ -9,13 +9,13 @@ use arrayvec::ArrayVec;
 use codec::{ChannelVerifier, Sequence};
 
 use crate::egress::{Bucket, Cap, shard_cost};
-use crate::fanout::{Audience, Seats};
+use crate::fanout::{Audience, Needs, Seats};
 use crate::ledger::Common;
 use crate::limits::{
     ChannelLimits, DIALS_PER_CHANNEL_MAX, REPAIR_HORIZON, SWEEP_INTERVAL, UPSTREAMS_PER_CHANNEL_MAX,
 };
+use crate::parity::Parity;
 use crate::rates::{RateMeter, Rates};
-use crate::session::parity_for;
 use crate::share::Share;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -44,8 +44,8 @@ pub(crate) struct Channel {
     pub(crate) source: Option<Source>,
     pub(crate) sink: Option<Sink>,
     pub(crate) counters: ChannelCounters,
-    /// The largest loss of a subscriber, in millionths.
-    pub(crate) loss_ppm_max: u32,
+    /// What the subscribers here need together.
+    pub(crate) needs_here: Needs,
     pub(crate) elsewhere: Elsewhere,
     /// The others are to hear of the channel even if nothing of it comes in.
     pub(crate) has_news: bool,
@@ -53,8 +53,9 @@ pub(crate) struct Channel {
     pub(crate) floor_told: Sequence,
     /// The newest chunk was lent: what is lost of the channel is counted where it comes in.
     pub(crate) is_lent: bool,
-    /// Shards fanned out to each subscriber so far.
+    /// Shards fanned out to each subscriber so far, and those of them that are data.
     pub(crate) shards_fanned: u64,
+    pub(crate) data_fanned: u64,
     /// Repair requests sent so far: they take turns among the upstreams.
     pub(crate) asks: usize,
 }
@@ -76,12 +77,13 @@ impl Channel {
             source: None,
             sink: None,
             counters: ChannelCounters::default(),
-            loss_ppm_max: 0,
+            needs_here: Needs::NONE,
             elsewhere: Elsewhere::default(),
             has_news: false,
             is_lent: false,
             floor_told: Sequence(0),
             shards_fanned: 0,
+            data_fanned: 0,
             asks: 0,
         }
     }
@@ -114,12 +116,13 @@ impl Channel {
         self.rates = self.meter.note(now, self.window.shards_opened(), self.window.usual_shards());
     }
 
-    /// Bytes on the wire that a subscriber with this loss costs for each data shard, parity included.
-    pub(crate) fn cost_for(&self, to: SocketAddr, loss_ppm: u32) -> u32 {
+    /// Bytes on the wire that a subscriber costs for each data shard, with its parity.
+    pub(crate) fn cost_for(&self, to: SocketAddr, parity: Parity) -> u32 {
         let cost = shard_cost(to);
+        let of = parity;
         let parity = self.window.newest_layout().map_or(0, |layout| {
             let (data, parity) = (layout.data_shards(), layout.parity_shards());
-            cost * parity_for(loss_ppm, data, parity) as u64 / data as u64
+            cost * of.of(data, parity) as u64 / data as u64
         });
         (cost + parity) as u32
     }
@@ -162,54 +165,90 @@ impl Channel {
     pub(crate) fn news(&self, slots: Range<u32>) -> Share {
         let floor = self.window.floor();
         let is_fed = !self.upstreams.is_empty();
-        Share { key: self.verifier.key(), floor, slots, loss_ppm: self.loss_ppm_max, is_fed, chunk: None }
+        Share { key: self.verifier.key(), floor, slots, needs: self.needs_here, is_fed, chunk: None }
     }
 
-    /// The loss that parity is made for, in millionths.
-    pub(crate) fn loss_ppm(&self, now: Time) -> u32 {
-        self.loss_ppm_max.max(self.elsewhere.loss_ppm(now))
+    /// What all subscribers of the process need together.
+    pub(crate) fn needs(&self, now: Time) -> Needs {
+        self.needs_here.and(self.elsewhere.needs(now))
+    }
+
+    /// How long a chunk that is short of shards is waited for: as long as a viewer, here or behind a subscriber, does.
+    pub(crate) fn patience(&self, now: Time) -> Duration {
+        let needs = self.needs(now);
+        let behind = Duration::from_millis(needs.slack_ms.into());
+        match &self.sink {
+            Some(sink) => sink.delay().max(behind),
+            None if needs == Needs::NONE => REPAIR_HORIZON,
+            None => behind,
+        }
+    }
+
+    /// What an upstream is told of that time: what those behind this node need themselves is left out.
+    pub(crate) fn slack(&self, now: Time) -> Duration {
+        let needs = self.needs(now);
+        let behind = Duration::from_millis(needs.spare_ms.into());
+        match &self.sink {
+            Some(sink) => sink.delay().min(behind),
+            None if needs == Needs::NONE => REPAIR_HORIZON,
+            None => behind,
+        }
     }
 
     /// Settles what can be settled and counts it.
     pub(crate) fn settle(&mut self, now: Time, totals: &mut Counters) {
-        let patience = self.sink.as_ref().map_or(REPAIR_HORIZON, Sink::delay);
-        while let Some(settled) = self.window.settle_next(now, patience) {
+        let patience = self.patience(now);
+        while let Some(given_up) = self.window.settle_next(now, patience) {
+            totals.chunks_lost += u64::from(given_up && !self.is_lent);
+        }
+        while let Some(settled) = self.window.count_next(now) {
             if self.is_lent {
                 continue;
             }
+            self.counters.chunks_counted += 1;
+            self.counters.shards_expected += settled.expected;
+            self.counters.lost_squares += settled.lost * settled.lost;
             self.counters.shards_lost += settled.lost;
             self.counters.shards_recovered += settled.recovered;
             self.counters.shards_repaired += settled.repaired;
             totals.shards_lost += settled.lost;
             totals.shards_recovered += settled.recovered;
             totals.shards_repaired += settled.repaired;
-            totals.chunks_lost += u64::from(settled.given_up);
         }
     }
 }
 
 /// What the other nodes of the process last said of a channel; they say it again with every sweep.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Elsewhere {
-    loss_ppm: u32,
-    loss_said_at: Time,
+    /// As they said in this period and in the one before.
+    needs: [Needs; 2],
+    since: Time,
     fed_at: Option<Time>,
 }
 
+impl Default for Elsewhere {
+    fn default() -> Elsewhere {
+        Elsewhere { needs: [Needs::NONE; 2], since: Time::default(), fed_at: None }
+    }
+}
+
 impl Elsewhere {
-    /// Of several, the largest loss counts.
+    /// Of several, what all need counts.
     pub(crate) fn note(&mut self, now: Time, share: &Share) {
-        if share.loss_ppm >= self.loss_ppm(now) || now.since(self.loss_said_at) > SWEEP_INTERVAL * 2 {
-            (self.loss_ppm, self.loss_said_at) = (share.loss_ppm, now);
+        if now.since(self.since) > SWEEP_INTERVAL * 2 {
+            let before = if now.since(self.since) > SAID_HOLDS { Needs::NONE } else { self.needs[0] };
+            (self.needs, self.since) = ([Needs::NONE, before], now);
         }
+        self.needs[0] = self.needs[0].and(share.needs);
         if share.is_fed {
             self.fed_at = Some(now);
         }
     }
 
-    /// The largest loss of a subscriber there.
-    fn loss_ppm(&self, now: Time) -> u32 {
-        if now.since(self.loss_said_at) > SAID_HOLDS { 0 } else { self.loss_ppm }
+    /// What subscribers there need.
+    fn needs(&self, now: Time) -> Needs {
+        if now.since(self.since) > SAID_HOLDS { Needs::NONE } else { self.needs[0].and(self.needs[1]) }
     }
 
     /// Whether the channel comes in there.

@@ -202,9 +202,12 @@ impl Contact {
 
     /// Takes in what happened to the dial.
     pub fn handle_event(&mut self, now: Time, event: &Event, turn: impl FnMut(SocketAddr) -> bool) {
-        self.connected = matches!(event, Event::Connected { .. } | Event::Starved { .. });
+        self.connected =
+            matches!(event, Event::Connected { .. } | Event::Starved { .. } | Event::Strained { .. });
         match event {
-            Event::Connected { .. } => {}
+            Event::Connected { .. } | Event::Strained { .. } => {}
+            // The line is this node's own, whoever is at its other end: the dial waits.
+            Event::Lost { reason: LostReason::Bye(ByeReason::LineTooThin), .. } => {}
             // It is back already, or its address was somebody else's for a while.
             Event::Lost { reason: LostReason::Bye(ByeReason::UnknownSession), .. } => {}
             Event::Lost { nodes, .. } => {

@@ -28,7 +28,7 @@ pub(crate) enum DialState {
     /// Nothing is sent until then.
     Resting { until: Time },
     /// A `Hello` is out.
-    Greeting { nonce: u64, cookie: [u8; 16], again_at: Time },
+    Greeting { nonce: u64, cookie: [u8; 16], sent_at: Time, again_at: Time },
     /// The session, by its index.
     Live(usize),
 }

@@ -3,44 +3,91 @@
 use std::net::SocketAddr;
 
 use codec::SlotLayout;
+use serde::{Deserialize, Serialize};
 
 use crate::arena::{Arena, SlotRef};
 use crate::egress::{Bucket, Cap, Ration, shard_cost};
 use crate::fair::FairQueue;
-use crate::limits::{JOB_AGE_MAX, JOB_QUEUE_MAX, PARITY_AGE_MAX};
+use crate::limits::{JOB_AGE_MAX, JOB_QUEUE_MAX, PARITY_AGE_MAX, REPAIR_HORIZON};
+use crate::line::Verdict;
 use crate::outbox::Outbox;
-use crate::session::parity_for;
+use crate::parity::Parity;
 use crate::stats::Counters;
 use crate::time::Time;
 
 /// What the fan-out needs to know of a subscriber, side by side with the others' for the cache's sake.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Seat {
     pub(crate) to: SocketAddr,
-    pub(crate) loss_ppm: u32,
+    /// What it is sent with each chunk that is in time, and with each that is late.
+    pub(crate) parity: Parity,
+    pub(crate) parity_late: Parity,
+    /// How long after the first of a chunk its last shard is of use there, and what of this an upstream may use up.
+    pub(crate) slack_ms: u16,
+    pub(crate) spare_ms: u16,
+}
+
+impl Seat {
+    /// Of a subscriber that has not reported.
+    pub(crate) fn new(to: SocketAddr) -> Seat {
+        let slack_ms = REPAIR_HORIZON.as_millis() as u16;
+        let parity = Parity::default();
+        Seat { to, parity, parity_late: parity, slack_ms, spare_ms: slack_ms }
+    }
+
+    fn needs(&self) -> Needs {
+        let parity = self.parity.max(self.parity_late);
+        Needs { parity, slack_ms: self.slack_ms, spare_ms: self.spare_ms }
+    }
+}
+
+/// What the subscribers of a channel need together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Needs {
+    /// The most that one of them is sent.
+    pub(crate) parity: Parity,
+    /// The most time that one of them has for what comes late; 0 without any.
+    pub(crate) slack_ms: u16,
+    /// The least that an upstream may use up of it; `u16::MAX` without any.
+    pub(crate) spare_ms: u16,
+}
+
+impl Needs {
+    /// Without subscribers.
+    pub(crate) const NONE: Needs = Needs { parity: Parity::NONE, slack_ms: 0, spare_ms: u16::MAX };
+
+    /// Of both.
+    #[must_use]
+    pub(crate) fn and(self, other: Needs) -> Needs {
+        Needs {
+            parity: self.parity.max(other.parity),
+            slack_ms: self.slack_ms.max(other.slack_ms),
+            spare_ms: self.spare_ms.min(other.spare_ms),
+        }
+    }
 }
 
 /// The subscribers of a channel. A seat keeps its number while it is taken, so that a cursor passes everybody once.
 #[derive(Default)]
 pub(crate) struct Seats {
     seats: Vec<Option<Seat>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
     /// Where the next train starts: nobody is always last.
     first: usize,
 }
 
 impl Seats {
-    pub(crate) fn take(&mut self, seat: Seat) -> usize {
-        let place = self.free.pop().unwrap_or(self.seats.len());
-        if place == self.seats.len() {
+    pub(crate) fn take(&mut self, seat: Seat) -> u32 {
+        let place = self.free.pop().unwrap_or(self.seats.len() as u32);
+        if place as usize == self.seats.len() {
             self.seats.push(None);
         }
-        self.seats[place] = Some(seat);
+        self.seats[place as usize] = Some(seat);
         place
     }
 
-    pub(crate) fn leave(&mut self, place: usize) {
-        self.seats[place] = None;
+    pub(crate) fn leave(&mut self, place: u32) {
+        self.seats[place as usize] = None;
         self.free.push(place);
         if self.is_empty() {
             *self = Seats::default();
@@ -59,10 +106,22 @@ impl Seats {
         self.seats.iter().flatten()
     }
 
-    pub(crate) fn set_loss(&mut self, place: usize, loss_ppm: u32) {
-        if let Some(seat) = &mut self.seats[place] {
-            seat.loss_ppm = loss_ppm;
-        }
+    /// What all of them need together.
+    pub(crate) fn needs(&self) -> Needs {
+        self.iter().fold(Needs::NONE, |needs, seat| needs.and(seat.needs()))
+    }
+
+    /// Returns what the subscriber needs now.
+    pub(crate) fn set_verdict(&mut self, place: u32, verdict: &Verdict) -> Needs {
+        let Some(seat) = &mut self.seats[place as usize] else { return Needs::NONE };
+        let Verdict { parity, parity_late, slack_ms, spare_ms, .. } = *verdict;
+        *seat = Seat { to: seat.to, parity, parity_late, slack_ms, spare_ms };
+        seat.needs()
+    }
+
+    /// The seat of a subscriber.
+    pub(crate) fn seat(&self, place: u32) -> Seat {
+        self.seats[place as usize].expect("a subscriber's seat is taken")
     }
 
     fn next_first(&mut self) -> usize {
@@ -85,6 +144,8 @@ pub(crate) struct Run {
     pub(crate) first: usize,
     pub(crate) end: usize,
     pub(crate) train_max: usize,
+    /// The chunk had to wait for some of its shards.
+    pub(crate) is_late: bool,
 }
 
 /// A run of shards on its way to all subscribers of a channel.
@@ -94,6 +155,7 @@ struct Job {
     layout: SlotLayout,
     first: usize,
     end: usize,
+    is_late: bool,
     /// Seats there were when the job was added: who came since has what is in it as backlog.
     seats: usize,
     /// The seat that it starts with.
@@ -128,7 +190,7 @@ impl Fanout {
         run: Run,
         counters: &mut Counters,
     ) {
-        let Run { slot, layout, mut first, end, train_max } = run;
+        let Run { slot, layout, mut first, end, train_max, is_late } = run;
         let last = self.jobs.last_mut(channel).filter(|last| last.slot == slot);
         let before = last.as_ref().map(|last| last.start);
         if let Some(last) = last.filter(|last| last.may_grow(seats, slot, first)) {
@@ -145,6 +207,7 @@ impl Fanout {
                 layout,
                 first,
                 end: until,
+                is_late,
                 seats: total,
                 start,
                 seat: start,
@@ -219,12 +282,12 @@ impl Job {
         counters: &mut Counters,
     ) -> Option<Time> {
         let mut ration = Ration::take(audience.budget, now);
-        let is_late = now.since(self.since) > PARITY_AGE_MAX;
+        let is_old = now.since(self.since) > PARITY_AGE_MAX;
         let room_after = out.room().saturating_sub(messages);
         while self.left > 0 && out.room() > room_after {
             let place = if self.seat < self.seats { self.seat } else { 0 };
             if let Some(Some(seat)) = audience.seats.seats.get(place) {
-                let parity = if is_late { 0 } else { self.parity_for(seat) };
+                let parity = if is_old { 0 } else { self.parity_for(seat) };
                 let end = self.end.min(self.layout.data_shards() + parity);
                 let shards = end.saturating_sub(self.first);
                 let cost = shard_cost(seat.to) * shards as u64;
@@ -248,7 +311,8 @@ impl Job {
     }
 
     fn parity_for(&self, seat: &Seat) -> usize {
-        parity_for(seat.loss_ppm, self.layout.data_shards(), self.layout.parity_shards())
+        let parity = if self.is_late { seat.parity_late } else { seat.parity };
+        parity.of(self.layout.data_shards(), self.layout.parity_shards())
     }
 }
 
@@ -267,11 +331,11 @@ mod tests {
     use crate::SLOT_BYTES;
 
     fn run(slot: SlotRef, layout: SlotLayout, shards: core::ops::Range<usize>) -> Run {
-        Run { slot, layout, first: shards.start, end: shards.end, train_max: MAX_SHARDS }
+        Run { slot, layout, first: shards.start, end: shards.end, train_max: MAX_SHARDS, is_late: false }
     }
 
     fn seat(port: u16) -> Seat {
-        Seat { to: SocketAddr::from(([192, 0, 2, 1], port)), loss_ppm: 0 }
+        Seat::new(SocketAddr::from(([192, 0, 2, 1], port)))
     }
 
     #[test]
@@ -317,7 +381,7 @@ mod tests {
         let slot = arena.take().unwrap();
         let layout = SlotLayout::new(4, 2).unwrap();
         let mut seats = Seats::default();
-        let taken: Vec<usize> = (1..=100).map(|port| seats.take(seat(port))).collect();
+        let taken: Vec<u32> = (1..=100).map(|port| seats.take(seat(port))).collect();
         let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(256));
         fanout.add(Time(0), 0, &mut seats, run(slot, layout, 0..4), &mut counters);
         taken.into_iter().for_each(|place| seats.leave(place));

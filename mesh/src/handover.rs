@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::allowance::Allowance;
+use crate::arrivals::Arrivals;
+use crate::fanout::Seat;
 use crate::limits::UPSTREAMS_PER_CHANNEL_MAX;
-use crate::session::Loss;
+use crate::line::{Line, RoundTrip};
 use crate::stats::ChannelCounters;
 use crate::time::Time;
 
@@ -37,6 +39,7 @@ pub(crate) struct ChannelState {
     pub(crate) key: [u8; 32],
     pub(crate) counters: ChannelCounters,
     pub(crate) shards_fanned: u64,
+    pub(crate) data_fanned: u64,
     pub(crate) is_lent: bool,
     pub(crate) window: WindowState,
     pub(crate) subscribers: Vec<SubscriberState>,
@@ -83,17 +86,18 @@ pub(crate) struct SessionState {
     pub(crate) nonce_before: u64,
     pub(crate) begun_at: Time,
     pub(crate) start: u64,
-    pub(crate) rtt_us: Option<u64>,
+    pub(crate) round_trip: Option<RoundTrip>,
     pub(crate) echo: (u64, Time),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SubscriberState {
     pub(crate) session: SessionState,
-    pub(crate) loss: Loss,
+    pub(crate) line: Line,
+    pub(crate) seat: Seat,
     pub(crate) settled: u64,
     pub(crate) repair_credit: u32,
-    pub(crate) channel_shards: u64,
+    pub(crate) channel_shards: u32,
     pub(crate) backlog: Option<BacklogState>,
 }
 
@@ -111,8 +115,8 @@ pub(crate) struct PublisherState {
     pub(crate) shards_received: u64,
     pub(crate) base: ChannelCounters,
     pub(crate) wasted_checks: Allowance,
-    pub(crate) transit_us: Option<i64>,
-    pub(crate) spread_us: i64,
+    pub(crate) datagrams: u64,
+    pub(crate) arrivals: Arrivals,
 }
 
 /// What a handover says that no node hands over.
@@ -122,7 +126,7 @@ pub(crate) struct Unfit(&'static str);
 
 impl Handover {
     /// Changes with every change of what is written.
-    pub const FORMAT: u32 = 1;
+    pub const FORMAT: u32 = 2;
 
     /// Granted sessions in it.
     pub fn sessions(&self) -> usize {
@@ -166,7 +170,8 @@ impl ChannelState {
             let is_canonical = session.address.ip().to_canonical() == session.address.ip();
             ensure(is_canonical && peers.insert((session.address, publishes)), "two sessions of one peer")?;
         }
-        let earned = |subscriber: &SubscriberState| subscriber.channel_shards <= self.shards_fanned;
+        let earned =
+            |subscriber: &SubscriberState| u64::from(subscriber.channel_shards) <= self.shards_fanned;
         ensure(self.subscribers.iter().all(earned), "a subscriber was sent more than its channel")?;
         let ChannelCounters { shards_lost, shards_recovered, shards_repaired, .. } = self.counters;
         let began_before = |publisher: &PublisherState| {
@@ -240,7 +245,7 @@ mod tests {
             nonce_before: 3,
             begun_at: Time(4),
             start: 5,
-            rtt_us: Some(6),
+            round_trip: Some(RoundTrip::first(core::time::Duration::from_micros(6))),
             echo: (7, Time(8)),
         }
     }
@@ -253,7 +258,8 @@ mod tests {
             ChunkState { sequence: 12, first_seen: Time(15), asks: 1, asked: 2, fanned: 3, body: None };
         let subscriber = SubscriberState {
             session: session(1),
-            loss: Loss::default(),
+            line: Line::new(0),
+            seat: Seat::new(([192, 0, 2, 1], 1).into()),
             settled: 9,
             repair_credit: 10,
             channel_shards: 11,
@@ -264,8 +270,8 @@ mod tests {
             shards_received: 16,
             base: ChannelCounters::default(),
             wasted_checks: Allowance::new(Time(17)),
-            transit_us: Some(-18),
-            spread_us: 19,
+            datagrams: 18,
+            arrivals: Arrivals::default(),
         };
         let window = WindowState {
             edge: 13,
@@ -283,6 +289,7 @@ mod tests {
                 key: key.0,
                 counters,
                 shards_fanned: 24,
+                data_fanned: 20,
                 is_lent: false,
                 window,
                 subscribers: vec![subscriber],
@@ -305,7 +312,7 @@ mod tests {
         let digest = written.iter().fold(0_u64, |digest, &byte| {
             digest.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(byte)
         });
-        assert_eq!((Handover::FORMAT, written.len(), digest), (1, 142, 13_043_088_762_516_897_074));
+        assert_eq!((Handover::FORMAT, written.len(), digest), (2, 190, 9_042_688_612_253_415_518));
     }
 
     type Change = fn(&mut ChannelState);

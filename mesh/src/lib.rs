@@ -8,6 +8,7 @@
 
 mod allowance;
 mod arena;
+mod arrivals;
 mod channel;
 mod contact;
 mod control_queue;
@@ -20,9 +21,12 @@ mod handover;
 mod hash;
 mod ledger;
 pub mod limits;
+mod line;
+mod losses;
 mod memory;
 mod node;
 mod outbox;
+mod parity;
 mod rates;
 mod session;
 mod share;

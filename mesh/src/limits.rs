@@ -69,7 +69,7 @@ pub const DIALS_PER_CHANNEL_MAX: usize = 16;
 pub const UPSTREAMS_PER_CHANNEL_MAX: usize = PUBLISHERS_PER_CHANNEL_MAX + DIALS_PER_CHANNEL_MAX;
 
 /// A subscriber that the kernel would not send to this many times between two of its reports is let go.
-pub const REFUSED_SENDS_MAX: u32 = 32;
+pub const REFUSED_SENDS_MAX: u8 = 32;
 
 /// How long a session holds without a report: ten lost reports in a row.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -144,8 +144,10 @@ pub const WRITTEN_KEPT: Duration = Duration::from_millis(250);
 pub const TICK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What is missing of a chunk may only have been overtaken; nobody asks for it before this time has passed without
-/// an arrival.
+/// an arrival, or a longer one where shards have come further apart lately.
 pub const REORDER_GRACE: Duration = Duration::from_millis(15);
+/// The longest, beside a quarter of a round trip (as RFC 8985 §6.2 bounds its window for reordering).
+pub(crate) const REORDER_GRACE_MAX: Duration = Duration::from_millis(60);
 
 /// A peer's report names chunks that may still wait in its fan-out: they are not missing before this time.
 pub const EDGE_GRACE: Duration = Duration::from_millis(100);
@@ -156,8 +158,52 @@ pub const REPAIR_INTERVAL_MIN: Duration = Duration::from_millis(30);
 /// Requests for one chunk: at 10 % loss each way, ten in a row fail once in 10^7.
 pub const REPAIR_TRIES_MAX: u8 = 10;
 
-/// A relay stops asking for a chunk after this time: no viewer waits longer by default.
+/// A relay without subscribers stops asking for a chunk after this time; with some, when none of them waits for it any more.
 pub const REPAIR_HORIZON: Duration = Duration::from_secs(2);
+
+/// By how much an answer may be later than round trips were lately, beside four times what they vary (RFC 6298).
+pub(crate) const REPAIR_MARGIN: Duration = Duration::from_millis(10);
+
+/// The round trip to a subscriber before it is known.
+pub(crate) const ROUND_TRIP_ASSUMED: Duration = Duration::from_millis(200);
+
+/// A relay's subscribers may say that they have no time at all; its upstream is told of this much, so that one of them does
+/// not make parity of its uplink's bytes for all.
+pub(crate) const SPARE_MIN: Duration = Duration::from_millis(100);
+
+/// A chunk that is this much behind its first shard when it leaves here is late: what is left of its subscribers' time is
+/// shorter by a round of repair.
+pub(crate) const LATE_AFTER: Duration = Duration::from_millis(40);
+
+/// A line that loses more than this share of what is sent does not take the stream. Where it is no queue that loses it, repair
+/// and parity would cope with a little more, but half as many bytes again would be too many for others on it (RFC 8083 §4.3).
+pub(crate) const LINE_LOSS_MAX: f64 = 0.25;
+
+/// Losses are congestion where a queue stands this high, and is never lower for a second (as CoDel looks at it, RFC 8289
+/// §3.2). By a little less chunks differ that had to fill up first ...
+pub(crate) const LINE_QUEUE_MAX: Duration = Duration::from_millis(80);
+/// ... from this share on.
+pub(crate) const LINE_QUEUED_LOSS_MAX: f64 = 0.02;
+
+/// Whose line is over these limits for so long, which is two reports, is sent data alone ...
+pub(crate) const LINE_STRAINED_AFTER: Duration = Duration::from_millis(1_800);
+/// ... and is let go after this time: with the seconds until it shows, within ten.
+pub(crate) const LINE_STRAINED_MAX: Duration = Duration::from_millis(5_800);
+
+/// Lines that are let go: so many at once and a second. When it is this node's own line that loses, the others see it
+/// recover before it is their turn.
+pub(crate) const LINES_LET_GO: Rate = Rate { burst: 4, per_second: 4 };
+
+/// A dial whose line could not take the stream waits so long: whoever else uses the line may have finished by then.
+pub const LINE_REST: Duration = Duration::from_secs(30);
+
+/// What is lost of a chunk is counted this long after its first shard: until then it may only have been overtaken.
+pub(crate) const COUNT_AFTER: Duration = Duration::from_millis(100);
+
+/// A subscriber reports at once when it has lost so many shards more, and twice as many as the last report said ...
+pub(crate) const LOST_TO_REPORT: u64 = 8;
+/// ... but not before this time has passed.
+pub(crate) const REPORT_INTERVAL_LOSSY: Duration = Duration::from_millis(250);
 
 /// A joiner is not yet owed the chunks between its join point and the live edge: they are paced out to it.
 pub const JOIN_GRACE: Duration = Duration::from_millis(250);
@@ -271,6 +317,7 @@ pub const CHUNK_TIME: Duration = Duration::from_millis(40);
 /// before the key frame.
 pub const UNDECIDED_WAIT: Duration = Duration::from_millis(15);
 
+const _: () = assert!(LINE_QUEUE_MAX.as_micros() > CHUNK_TIME.as_micros() + UNDECIDED_WAIT.as_micros());
 const _: () = assert!(SLOT_BYTES <= 65_507, "a whole chunk fits one UDP message");
 const _: () = assert!(CAPPED_ROUND_MAX.as_micros() * 2 <= REORDER_GRACE.as_micros());
 const _: () = assert!(GAP_CHUNKS_MAX >= JOIN_DISTANCE_MAX);

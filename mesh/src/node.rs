@@ -143,6 +143,12 @@ pub enum Event {
         /// Which dial.
         dial: DialId,
     },
+    /// So much is lost on the way between the two nodes that the subscribing one is sent neither parity nor repair. If that goes
+    /// on, and it asked for the session, it is let go.
+    Strained {
+        /// Which dial.
+        dial: DialId,
+    },
     /// A session ended.
     Lost {
         /// Which dial.
@@ -173,6 +179,7 @@ impl Event {
             | Event::Unanswered { dial }
             | Event::Lost { dial, .. }
             | Event::Starved { dial }
+            | Event::Strained { dial }
             | Event::Itself { dial } => *dial,
         }
     }
@@ -304,6 +311,12 @@ pub struct Node {
     addresses: SeededMap<IpAddr, AddressUse>,
     /// Signature checks of publishers' handshakes.
     hello_checks: Allowance,
+    /// Subscribers let go because of their lines.
+    lines_let_go: Allowance,
+    /// When trains that were to be sent were last left out.
+    skipped_at: Time,
+    /// How many had been by then.
+    skipped: u64,
     dials: Slab<Dial>,
     /// Channels with a local source.
     sources: Vec<usize>,
@@ -371,6 +384,9 @@ impl Node {
             sessions_by_peer: SeededMap::with_hasher(hashing),
             addresses: SeededMap::with_hasher(hashing),
             hello_checks: Allowance::new(Time::default()),
+            lines_let_go: Allowance::new(Time::default()),
+            skipped_at: Time::default(),
+            skipped: 0,
             dials: Slab::new(),
             sources: Vec::new(),
             control: ControlQueue::default(),
@@ -476,7 +492,7 @@ impl Node {
             Control::Welcome(welcome) => self.handle_welcome(now, from, &welcome),
             Control::Refuse(refuse) => self.handle_refuse(now, from, &refuse),
             Control::Report(report) => self.handle_report(now, from, &report),
-            Control::Repair(repair) => self.handle_repair(from, &repair),
+            Control::Repair(repair) => self.handle_repair(now, from, &repair),
             Control::Bye(bye) => self.handle_bye(now, from, &bye),
         }
     }

@@ -8,10 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use codec::wire::control::{Report, Sender, SessionHeader, SessionId};
 use codec::{ChannelTag, Sequence, ShardSet};
 
-use serde::{Deserialize, Serialize};
-
 use crate::allowance::Allowance;
+use crate::arrivals::Arrivals;
 use crate::limits::{REPAIR_CREDIT_MAX, REPAIR_CREDIT_START, RTT_MAX, WASTED_CHECKS};
+use crate::line::{Line, RoundTrip};
 use crate::stats::ChannelCounters;
 use crate::time::{Time, micros};
 
@@ -40,9 +40,11 @@ pub(crate) struct Session {
     pub(crate) start: Sequence,
     pub(crate) heard_at: Time,
     pub(crate) report_at: Time,
-    pub(crate) rtt: Option<Duration>,
+    pub(crate) round_trip: Option<RoundTrip>,
+    /// The line loses too much for parity and repair.
+    pub(crate) is_strained: bool,
     /// Sends to the peer that the kernel refused since its last report.
-    pub(crate) refused_sends: u32,
+    pub(crate) refused_sends: u8,
     /// The peer's last report: its stamp and when it came.
     echo: (u64, Time),
     pub(crate) side: Side,
@@ -58,17 +60,17 @@ pub(crate) enum Side {
 /// The peer takes the channel from here.
 pub(crate) struct Subscriber {
     /// Its seat in the channel.
-    pub(crate) seat: usize,
+    pub(crate) seat: u32,
     /// Its number in the ledger; 0 for one that this node dialled.
     pub(crate) serial: u64,
     /// What the ledger knows it to cost.
     pub(crate) cost: u32,
-    pub(crate) loss: Loss,
+    pub(crate) line: Line,
     /// The peer's `settled`.
     pub(crate) settled: Sequence,
     /// Repair shards it may still ask for, as of `channel_shards`.
     repair_credit: u32,
-    channel_shards: u64,
+    channel_shards: u32,
 }
 
 /// Chunks a joiner is still owed. Not in its session, which has none for almost all of its time.
@@ -90,6 +92,8 @@ pub(crate) struct Backlog {
 /// The peer gives the channel to this node.
 pub(crate) struct Upstream {
     pub(crate) shards_received: u64,
+    /// Shard datagrams from it, whatever became of them.
+    pub(crate) datagrams: u64,
     /// The channel's counts when the session began.
     pub(crate) base: ChannelCounters,
     /// Shards that were here already when they came from it.
@@ -97,10 +101,12 @@ pub(crate) struct Upstream {
     /// When the session began, or was last found to bring nothing.
     pub(crate) starved_at: Time,
     wasted_checks: Allowance,
-    /// Transit time of the last chunk and the least there was, µs against capture time, and its smoothed variation.
-    pub(crate) transit_us: Option<i64>,
-    pub(crate) transit_us_min: Option<i64>,
-    pub(crate) spread_us: i64,
+    pub(crate) arrivals: Arrivals,
+    /// Shards lost of the channel as of the last report, and how many these were more than in the one before.
+    pub(crate) lost_reported: u64,
+    pub(crate) lost_newly_reported: u64,
+    /// When that was.
+    pub(crate) reported_at: Time,
 }
 
 impl Session {
@@ -124,7 +130,8 @@ impl Session {
             start,
             heard_at: now,
             report_at: now,
-            rtt: None,
+            round_trip: None,
+            is_strained: false,
             refused_sends: 0,
             echo: (0, now),
             side,
@@ -147,65 +154,81 @@ impl Session {
         SessionHeader { sender, tag: self.peer.tag, session: self.id }
     }
 
-    /// Takes in the peer's report: round trip and, from a subscriber, its loss.
-    pub(crate) fn note_report(&mut self, now: Time, report: &Report) {
+    /// Takes in the peer's report: round trip and, from a subscriber, how far it is. Returns how long ago the one
+    /// before came.
+    pub(crate) fn note_report(&mut self, now: Time, report: &Report) -> Duration {
+        let since_last = now.since(self.echo.1);
         self.echo = (report.stamp_us, now);
         self.refused_sends = 0;
         if report.echo_us != 0 {
             let away = now.0.saturating_sub(report.echo_us).saturating_sub(u64::from(report.held_us));
-            let sample = Duration::from_micros(away);
-            if sample <= RTT_MAX {
-                self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
-            }
+            self.note_round_trip(Duration::from_micros(away));
         }
         if let Side::Subscriber(subscriber) = &mut self.side {
             subscriber.settled = subscriber.settled.max(report.settled);
-            subscriber.loss.note(report.received, report.lost);
+        }
+        since_last
+    }
+
+    /// A question to the peer was answered after so long.
+    pub(crate) fn note_round_trip(&mut self, sample: Duration) {
+        match &mut self.round_trip {
+            _ if sample > RTT_MAX => {}
+            Some(round_trip) => round_trip.note(sample),
+            None => self.round_trip = Some(RoundTrip::first(sample)),
         }
     }
 
     /// This node's report to the peer.
     pub(crate) fn report(
-        &self,
+        &mut self,
         now: Time,
         highest: Sequence,
         settled: Sequence,
+        slack: Duration,
         channel: &ChannelCounters,
     ) -> Report {
         let mut report = Report {
-            header: self.header(),
             stamp_us: now.0,
             echo_us: self.echo.0,
             held_us: u32::try_from(micros(now.since(self.echo.1))).unwrap_or(u32::MAX),
-            spread_us: 0,
             highest,
             settled,
-            received: 0,
-            lost: 0,
-            recovered: 0,
-            repaired: 0,
+            ..Report::new(self.header())
         };
-        if let Side::Upstream(upstream) = &self.side {
-            report.spread_us = upstream.spread_us as u32;
-            report.received = upstream.shards_received;
-            report.lost = channel.shards_lost - upstream.base.shards_lost;
-            report.recovered = channel.shards_recovered - upstream.base.shards_recovered;
-            report.repaired = channel.shards_repaired - upstream.base.shards_repaired;
+        match &mut self.side {
+            Side::Upstream(upstream) => {
+                upstream.reported_at = now;
+                let base = &upstream.base;
+                upstream.lost_newly_reported = channel.shards_lost - upstream.lost_reported;
+                upstream.lost_reported = channel.shards_lost;
+                report.spread_us = upstream.arrivals.spread_us();
+                report.queued_ms = upstream.arrivals.take_queued_ms();
+                report.slack_ms = u16::try_from(slack.as_millis()).unwrap_or(u16::MAX);
+                report.received = upstream.datagrams;
+                report.lost = channel.shards_lost - base.shards_lost;
+                report.recovered = channel.shards_recovered - base.shards_recovered;
+                report.repaired = channel.shards_repaired - base.shards_repaired;
+                report.chunks = (channel.chunks_counted - base.chunks_counted) as u32;
+                report.expected = (channel.shards_expected - base.shards_expected) as u32;
+                report.lost_squares = (channel.lost_squares - base.lost_squares) as u32;
+            }
+            Side::Subscriber(subscriber) => report.strained = subscriber.line.is_strained(),
         }
         report
     }
 }
 
 impl Subscriber {
-    pub(crate) fn new(seat: usize, channel_shards: u64) -> Subscriber {
+    pub(crate) fn new(seat: u32, channel_shards: u64, data_fanned: u64) -> Subscriber {
         Subscriber {
             seat,
             serial: 0,
             cost: 0,
-            loss: Loss::default(),
+            line: Line::new(data_fanned),
             settled: Sequence(0),
             repair_credit: REPAIR_CREDIT_START,
-            channel_shards,
+            channel_shards: channel_shards as u32,
         }
     }
 
@@ -217,10 +240,9 @@ impl Subscriber {
 
     /// How many of `wanted` repair shards it gets: over time half of what the channel sends it.
     pub(crate) fn spend_repair_credit(&mut self, wanted: u32, channel_shards: u64) -> u32 {
-        let earned = (channel_shards - self.channel_shards) / 2;
-        self.channel_shards = channel_shards;
-        let saved = u64::from(self.repair_credit) + earned;
-        self.repair_credit = u32::try_from(saved).unwrap_or(u32::MAX).min(REPAIR_CREDIT_MAX);
+        let earned = (channel_shards as u32).wrapping_sub(self.channel_shards) / 2;
+        self.channel_shards = channel_shards as u32;
+        self.repair_credit = self.repair_credit.saturating_add(earned).min(REPAIR_CREDIT_MAX);
         let granted = wanted.min(self.repair_credit);
         self.repair_credit -= granted;
         granted
@@ -231,13 +253,15 @@ impl Upstream {
     pub(crate) fn new(now: Time, base: ChannelCounters) -> Upstream {
         Upstream {
             shards_received: 0,
+            datagrams: 0,
             base,
             duplicates: 0,
             starved_at: now,
             wasted_checks: Allowance::new(now),
-            transit_us: None,
-            transit_us_min: None,
-            spread_us: 0,
+            arrivals: Arrivals::default(),
+            lost_reported: base.shards_lost,
+            lost_newly_reported: 0,
+            reported_at: now,
         }
     }
 
@@ -249,50 +273,6 @@ impl Upstream {
     pub(crate) fn note_wasted_check(&mut self) {
         self.wasted_checks.spend();
     }
-
-    /// The first shard of a chunk came: interarrival jitter as in RFC 3550 §6.4.1.
-    pub(crate) fn note_chunk(&mut self, now: Time, capture_us: u64) {
-        let transit = now.0.wrapping_sub(capture_us) as i64;
-        if let Some(before) = self.transit_us {
-            let difference = transit.saturating_sub(before).saturating_abs().min(10_000_000);
-            self.spread_us += (difference - self.spread_us) / 16;
-        }
-        self.transit_us = Some(transit);
-        self.transit_us_min = Some(self.transit_us_min.map_or(transit, |least| least.min(transit)));
-    }
-}
-
-/// A subscriber's loss from the totals in its reports, in millionths of the shards sent to it.
-#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
-pub(crate) struct Loss {
-    received: u64,
-    lost: u64,
-    pub(crate) ppm: u32,
-}
-
-impl Loss {
-    /// Rises at once, falls by a quarter per report.
-    fn note(&mut self, received: u64, lost: u64) {
-        let (received_now, lost_now) =
-            (received.saturating_sub(self.received), lost.saturating_sub(self.lost));
-        (self.received, self.lost) = (received, lost);
-        let total = received_now.saturating_add(lost_now);
-        if total > 0 {
-            let share = u128::from(lost_now) * 1_000_000 / u128::from(total);
-            let sample = u32::try_from(share).unwrap_or(1_000_000);
-            self.ppm = sample.max(self.ppm - self.ppm / 4);
-        }
-    }
-}
-
-/// How many of a chunk's `m` parity shards go to a subscriber with this loss: none without loss, else twice what is
-/// lost on average and one more.
-pub(crate) fn parity_for(loss_ppm: u32, data_shards: usize, parity_shards: usize) -> usize {
-    if loss_ppm < 1_000 {
-        return 0;
-    }
-    let lost_doubled = (data_shards as u64 * u64::from(loss_ppm) * 2).div_ceil(1_000_000) as usize;
-    (lost_doubled + 1).min(parity_shards)
 }
 
 /// What counts as one address for the limit on sessions: all of an IPv6 /64 is one host's to choose from.
@@ -312,15 +292,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parity_follows_loss_and_nothing_is_sent_without_it() {
-        assert_eq!(parity_for(0, 32, 16), 0);
-        assert_eq!(parity_for(50_000, 20, 10), 3);
-        assert_eq!(parity_for(900_000, 20, 10), 10);
-    }
-
-    #[test]
     fn repair_credit_is_earned_by_what_the_channel_sends() {
-        let mut subscriber = Subscriber::new(0, 0);
+        let mut subscriber = Subscriber::new(0, 0, 0);
         assert_eq!(subscriber.spend_repair_credit(2_000, 0), REPAIR_CREDIT_START);
         assert_eq!(subscriber.spend_repair_credit(10, 0), 0);
         assert_eq!(subscriber.spend_repair_credit(10, 8), 4);

@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use codec::{ChannelKey, ChunkIdentity, Sequence, ShardSet};
 
+use crate::fanout::Needs;
 use crate::outbox::SlotIndex;
 
 /// News of one channel from one node to another, whose slots are parts of one [`crate::Memory`]. Made by
@@ -15,8 +16,8 @@ pub struct Share {
     pub(crate) floor: Sequence,
     /// The lender's slots.
     pub(crate) slots: Range<u32>,
-    /// The largest loss among the lender's subscribers, in millionths.
-    pub(crate) loss_ppm: u32,
+    /// What the lender's subscribers need.
+    pub(crate) needs: Needs,
     /// A publisher, or another node, gives the lender the channel.
     pub(crate) is_fed: bool,
     pub(crate) chunk: Option<LentChunk>,

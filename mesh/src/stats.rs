@@ -162,6 +162,8 @@ pub struct Counters {
     pub leases_expired: u64,
     /// Subscribers let go because the kernel would not send to them.
     pub sessions_unreachable: u64,
+    /// Subscribers let go because their lines could not take the stream.
+    pub sessions_strained: u64,
     /// Drops by [`DropReason`].
     pub dropped: Dropped,
 }
@@ -215,6 +217,12 @@ pub struct ChannelCounters {
     pub shards_recovered: u64,
     /// Of those, made good by repair.
     pub shards_repaired: u64,
+    /// Settled chunks whose losses were counted.
+    pub chunks_counted: u64,
+    /// Their data shards.
+    pub shards_expected: u64,
+    /// The sum of the squares of what each of them adds to `shards_lost`.
+    pub lost_squares: u64,
     /// Chunks handed to the local viewer.
     pub chunks_delivered: u64,
     /// Chunks the local viewer went on without.

@@ -11,11 +11,12 @@ use codec::{ChunkHeader, Sequence, ShardSet, SlotLayout};
 
 use crate::arena::{Arena, SlotRef};
 use crate::limits::{
-    BACKLOG_INTERVAL_MAX, EDGE_GRACE, GAP_CHUNKS_MAX, JOIN_DISTANCE_MAX, JOIN_GRACE, REORDER_GRACE,
-    REPAIR_TRIES_MAX, SEQUENCE_AHEAD_MAX,
+    BACKLOG_INTERVAL_MAX, COUNT_AFTER, EDGE_GRACE, GAP_CHUNKS_MAX, JOIN_DISTANCE_MAX, JOIN_GRACE,
+    REORDER_GRACE, REORDER_GRACE_MAX, REPAIR_TRIES_MAX, SEQUENCE_AHEAD_MAX,
 };
 use crate::stats::DropReason;
 use crate::time::Time;
+use chunk::Arrival;
 pub(crate) use chunk::{Body, Chunk, Settled};
 
 /// A peer's word, which nobody signed, that the channel goes further than what came. It moves nothing; it is a reason to
@@ -35,6 +36,12 @@ pub(crate) struct Window {
     floor: Sequence,
     /// Chunks up to this one are complete or given up.
     settled: Sequence,
+    /// Chunks up to this one are settled, and what they lost was counted.
+    counted: Sequence,
+    /// What is missing of a chunk is overdue when nothing of it came for so long.
+    grace: Duration,
+    /// The longest that it may become.
+    grace_max: Duration,
     /// An upstream's word of where it starts; believed as far as the first chunk bears it out.
     start_hint: Sequence,
     /// When the first chunk came, or the first since the channel was joined again.
@@ -57,6 +64,9 @@ impl Window {
             edge: Sequence(0),
             floor: Sequence(0),
             settled: Sequence(0),
+            counted: Sequence(0),
+            grace: REORDER_GRACE,
+            grace_max: REORDER_GRACE,
             start_hint: Sequence(0),
             joined_at: None,
             rumour: None,
@@ -129,7 +139,7 @@ impl Window {
 
     /// Whether a chunk is short of shards, or the window has not been looked through since one came.
     pub(crate) fn is_unsettled(&self) -> bool {
-        self.edge > self.settled || self.rumour.is_some()
+        self.edge > self.counted || self.rumour.is_some()
     }
 
     /// The channel is joined, or joined again, at an upstream that says it starts with chunk `start` (0: with what
@@ -199,7 +209,9 @@ impl Window {
         let chunk = &mut self.chunks[place];
         assert!(chunk.body.is_none(), "a chunk is opened once");
         chunk.first_seen = chunk.first_seen.min(now);
-        chunk.ask_at = now;
+        (chunk.ask_at, chunk.arrived_at) = (now, now);
+        let longer = self.grace.saturating_sub(REORDER_GRACE);
+        self.grace -= longer / 64;
         self.bodies += 1;
         self.own_bodies += usize::from(!body.is_lent);
         let fanned = body.fanned.union(chunk.fanned);
@@ -231,6 +243,7 @@ impl Window {
         };
         self.floor = Sequence(sequence.0.saturating_sub(distance).max(1));
         self.settled = Sequence(self.floor.0 - 1);
+        self.counted = self.settled;
     }
 
     /// Moves the live edge. What lies between becomes holes. Just after joining they are not lost but may be on their
@@ -239,7 +252,7 @@ impl Window {
         let joined_at = *self.joined_at.get_or_insert(now);
         let (grace, pace) = match now.since(joined_at) < JOIN_GRACE {
             true => (JOIN_GRACE, BACKLOG_INTERVAL_MAX),
-            false => (REORDER_GRACE, Duration::ZERO),
+            false => (self.grace, Duration::ZERO),
         };
         let next = self.floor.max(self.edge.next());
         let first = if sequence.since(next) <= GAP_CHUNKS_MAX { next } else { sequence };
@@ -342,6 +355,7 @@ impl Window {
         }
         self.floor = chunk.sequence.next();
         self.settled = self.settled.max(chunk.sequence);
+        self.counted = self.counted.max(chunk.sequence);
         true
     }
 
@@ -352,27 +366,57 @@ impl Window {
         }
     }
 
-    /// Settles the next chunk, if it is complete or has been waited for long enough.
-    pub(crate) fn settle_next(&mut self, now: Time, patience: Duration) -> Option<Settled> {
+    /// A shard of a chunk that is here came. What came apart by so much may do so again: it is waited for a little longer.
+    pub(crate) fn note_arrival(&mut self, now: Time, sequence: Sequence, shard: usize) {
+        let (grace, grace_max) = (self.grace, self.grace_max);
+        let Some(chunk) = self.get_mut(sequence) else { return };
+        let apart = now.since(chunk.arrived_at);
+        let needed = match chunk.note_arrival(now, shard, grace) {
+            Arrival::InTime => apart * 2,
+            Arrival::AskedTooSoon => apart * 5 / 4,
+            Arrival::Answer => Duration::ZERO,
+        };
+        self.grace = grace.max(needed.min(grace_max));
+    }
+
+    /// Bounds how long is waited before what is missing is asked for.
+    pub(crate) fn set_round_trip(&mut self, round_trip: Duration) {
+        self.grace_max = (round_trip / 4).clamp(REORDER_GRACE, REORDER_GRACE_MAX);
+        self.grace = self.grace.min(self.grace_max);
+    }
+
+    /// Settles the next chunk, if it is complete or has been waited for long enough; returns whether it was given up.
+    pub(crate) fn settle_next(&mut self, now: Time, patience: Duration) -> Option<bool> {
         let chunk = self.first_from(self.settled.next())?;
         let given_up = !chunk.is_complete();
         if given_up && now.since(chunk.first_seen) < patience {
             return None;
         }
+        self.settled = chunk.sequence;
+        Some(given_up)
+    }
+
+    /// What the next settled chunk lost, once all that came by itself must have come.
+    pub(crate) fn count_next(&mut self, now: Time) -> Option<Settled> {
+        let chunk = self.first_from(self.counted.next())?;
+        let is_fresh = chunk.is_complete() && now.since(chunk.first_seen) < COUNT_AFTER;
+        if chunk.sequence > self.settled || is_fresh {
+            return None;
+        }
         let settled = match &chunk.body {
-            None => Settled { lost: self.usual_shards, given_up, ..Settled::default() },
+            None => Settled { lost: self.usual_shards, expected: self.usual_shards, ..Settled::default() },
             Some(body) => {
                 let data = body.identity.header.layout().data_set();
                 let repaired = body.repaired.intersection(data).minus(body.recovered);
                 Settled {
+                    expected: data.len() as u64,
                     lost: body.recovered.union(repaired).union(body.data_missing()).len() as u64,
                     recovered: body.recovered.len() as u64,
                     repaired: repaired.len() as u64,
-                    given_up,
                 }
             }
         };
-        self.settled = chunk.sequence;
+        self.counted = chunk.sequence;
         Some(settled)
     }
 

@@ -56,19 +56,7 @@ impl Peer {
     }
 
     fn report(&self) {
-        self.say(&Control::Report(Report {
-            header: self.session,
-            stamp_us: 1,
-            echo_us: 0,
-            held_us: 0,
-            spread_us: 0,
-            highest: Sequence(0),
-            settled: Sequence(0),
-            received: 0,
-            lost: 0,
-            recovered: 0,
-            repaired: 0,
-        }));
+        self.say(&Control::Report(Report { stamp_us: 1, ..Report::new(self.session) }));
     }
 
     /// Waits until so many shards and reports have come.

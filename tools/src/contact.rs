@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use codec::wire::control::ByeReason;
+use mesh::limits::LINE_REST;
 use mesh::{ChannelId, DialId, Event, LostReason};
 use mio::Waker;
 
@@ -115,6 +116,19 @@ impl Contact {
             }
             Event::Connected { is_live: false, .. } => {
                 say(&format!("connected to {name}; the channel is not live yet"))
+            }
+            Event::Strained { .. } => {
+                say(&format!(
+                    "much of the stream is lost on the way between here and {name}: the line seems too thin for it, so \
+                     neither parity nor repair is added to it; if that goes on the session ends"
+                ));
+            }
+            Event::Lost { reason: LostReason::Bye(ByeReason::LineTooThin), .. } => {
+                say(&format!(
+                    "let go by {name}: the line between here and there cannot take the stream, a quarter or more of it \
+                     was lost on the way; trying again in {} s",
+                    LINE_REST.as_secs()
+                ));
             }
             Event::Lost { reason, .. } => {
                 say(&format!("lost {name}: {}; trying again", describe_loss(*reason)));

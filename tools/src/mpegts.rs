@@ -9,8 +9,10 @@ mod join;
 mod programme;
 #[cfg(test)]
 mod testing;
+mod whole_packets;
 
 pub use clock::{Clock, TICKS_PER_SECOND};
+pub use whole_packets::WholePackets;
 
 use mpeg2ts_reader::packet::Packet;
 

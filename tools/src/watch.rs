@@ -162,7 +162,7 @@ impl Viewer {
     fn write_chunks(&mut self) -> bool {
         let now = self.driver.now();
         while let Some(chunk) = self.driver.node.next_chunk(now, self.channel) {
-            self.writer.write(chunk.header.capture_us, self.driver.node.payload(&chunk));
+            self.writer.write(&chunk.header, self.driver.node.payload(&chunk));
             if chunk.header.last {
                 return true;
             }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use codec::{ChunkHeader, Sequence};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use hdrhistogram::Histogram;
 use mesh::Anchor;
@@ -12,6 +13,7 @@ use mio::Waker;
 
 use crate::Error;
 use crate::contact::say;
+use crate::mpegts::WholePackets;
 use crate::output::{Output, OutputError};
 
 /// Chunks that may wait for the output: 32 MiB of the largest.
@@ -37,6 +39,7 @@ pub fn delay_histogram() -> Histogram<u64> {
 }
 
 struct Chunk {
+    sequence: Sequence,
     capture_us: u64,
     payload: Vec<u8>,
 }
@@ -76,11 +79,12 @@ impl Writer {
         Ok(Writer { chunks, thread, figures, ended, abandoned, dropped: 0 })
     }
 
-    /// Hands over a chunk; it is dropped, and counted, when the output is too far behind.
-    pub fn write<'p>(&mut self, capture_us: u64, payload: impl Iterator<Item = &'p [u8]>) {
+    /// Hands over a chunk; where the one before is missing, a transport stream is cut between whole packets. It is dropped, and counted, when the output is too far behind.
+    pub fn write<'p>(&mut self, header: &ChunkHeader, payload: impl Iterator<Item = &'p [u8]>) {
+        let (sequence, capture_us) = (header.sequence, header.capture_us);
         let payload = payload.flatten().copied().collect();
         // With the thread gone the output has ended, and that is what there is to say.
-        if let Err(TrySendError::Full(_)) = self.chunks.try_send(Chunk { capture_us, payload }) {
+        if let Err(TrySendError::Full(_)) = self.chunks.try_send(Chunk { sequence, capture_us, payload }) {
             if self.dropped == 0 {
                 say("the output is too slow for the stream: chunks are dropped");
             }
@@ -129,17 +133,25 @@ fn write_all(
     figures: &Mutex<Figures>,
     abandoned: &AtomicBool,
 ) -> Result<(), OutputError> {
+    let mut packets = WholePackets::default();
+    let mut next = Sequence(0);
     while !abandoned.load(Ordering::Acquire) {
         match chunks.recv_timeout(CHECK_INTERVAL) {
             Ok(chunk) => {
-                output.write_chunk([chunk.payload.as_slice()].into_iter())?;
+                let is_after_gap = next != Sequence(0) && chunk.sequence != next;
+                next = chunk.sequence.next();
+                let bytes = packets.push(&chunk.payload, is_after_gap);
+                output.write_chunk([bytes.as_slice()].into_iter())?;
                 let delay_us = clock.time_at(Instant::now()).0.saturating_sub(chunk.capture_us);
                 let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
                 figures.bytes += chunk.payload.len() as u64;
                 figures.delay_us.saturating_record(delay_us);
             }
             Err(RecvTimeoutError::Timeout) => output.check()?,
-            Err(RecvTimeoutError::Disconnected) => return output.finish(),
+            Err(RecvTimeoutError::Disconnected) => {
+                output.write_chunk([packets.rest().as_slice()].into_iter())?;
+                return output.finish();
+            }
         }
     }
     Ok(())

@@ -24,6 +24,9 @@ const SESSION_HEADER_BYTES: usize = 24;
 const HELLO_FIELDS_BYTES: usize = 136;
 const REPAIR_ENTRY_BYTES: usize = 16;
 
+/// A flag of a `Report`: the line is strained.
+const STRAINED: u8 = 1;
+
 /// Identifies a session together with the peer's address; chosen at random by the node that was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SessionId(pub u64);
@@ -171,7 +174,7 @@ pub struct Report {
     pub highest: Sequence,
     /// All chunks up to this one are complete or given up; 0 when none is.
     pub settled: Sequence,
-    /// Shards received and kept.
+    /// Shard datagrams that came, whatever became of them.
     pub received: u64,
     /// Data shards of settled chunks that did not come by themselves, however they were made good.
     pub lost: u64,
@@ -179,6 +182,43 @@ pub struct Report {
     pub recovered: u64,
     /// Of those, made good by repair.
     pub repaired: u64,
+    /// Chunks whose losses were counted, modulo 2^32.
+    pub chunks: u32,
+    /// Their data shards, modulo 2^32.
+    pub expected: u32,
+    /// The sum over these chunks of the square of what each adds to `lost`, modulo 2^32.
+    pub lost_squares: u32,
+    /// How long after the first of a chunk its last shard is still of use, ms.
+    pub slack_ms: u16,
+    /// By how much a chunk's way took longer than the fastest lately: the least since the last report, ms.
+    pub queued_ms: u16,
+    /// From an upstream: the subscriber's line loses so much that it is sent neither parity nor repair.
+    pub strained: bool,
+}
+
+impl Report {
+    /// The report of an end to which nothing has come.
+    pub const fn new(header: SessionHeader) -> Report {
+        Report {
+            header,
+            stamp_us: 0,
+            echo_us: 0,
+            held_us: 0,
+            spread_us: 0,
+            highest: Sequence(0),
+            settled: Sequence(0),
+            received: 0,
+            lost: 0,
+            recovered: 0,
+            repaired: 0,
+            chunks: 0,
+            expected: 0,
+            lost_squares: 0,
+            slack_ms: 0,
+            queued_ms: 0,
+            strained: false,
+        }
+    }
 }
 
 /// Shards of one chunk that are asked for.
@@ -211,6 +251,9 @@ pub enum ByeReason {
     /// The sender of this `Bye` holds no such session: it expired, or that node was started anew.
     #[error("the session is not known there")]
     UnknownSession,
+    /// Too much of what was sent was lost on the way, for too long.
+    #[error("the line to this address cannot take the stream")]
+    LineTooThin,
 }
 
 /// Ends a session.
@@ -325,4 +368,5 @@ const REFUSE_REASONS: [RefuseReason; 10] = [
 ];
 
 /// In the order of their wire values, which start at 1.
-const BYE_REASONS: [ByeReason; 3] = [ByeReason::Closing, ByeReason::Done, ByeReason::UnknownSession];
+const BYE_REASONS: [ByeReason; 4] =
+    [ByeReason::Closing, ByeReason::Done, ByeReason::UnknownSession, ByeReason::LineTooThin];

@@ -115,7 +115,7 @@ impl Node {
         for (_, session) in &mut self.sessions {
             let Side::Subscriber(subscriber) = &mut session.side else { continue };
             let channel = &self.channels[session.channel];
-            let cost = channel.cost_for(session.peer.address, subscriber.loss.ppm);
+            let cost = channel.cost_for(session.peer.address, channel.seats.seat(subscriber.seat).parity);
             if subscriber.serial != 0 && subscriber.cost != cost {
                 subscriber.cost = cost;
                 self.siblings.ledger.set_cost(&channel.verifier.key(), subscriber.serial, cost);

@@ -1,16 +1,19 @@
 //! Control datagrams within a session: reports, repair requests, the end.
 
+use core::time::Duration;
 use std::net::SocketAddr;
 
-use codec::Sequence;
 use codec::wire::control::{Bye, ByeReason, Control, Nodes, Repair, Report, Sender, SessionHeader};
+use codec::{Sequence, ShardSet};
 
 use rand_chacha::rand_core::Rng;
 
+use crate::limits::{LINE_REST, LINE_STRAINED_AFTER, LINES_LET_GO, REORDER_GRACE};
+use crate::line::Known;
 use crate::node::dialling::worth_trying;
 use crate::node::inbound::restore;
 use crate::node::{Answer, DialId, Event, LostReason, Node};
-use crate::session::{PeerKey, Side};
+use crate::session::{PeerKey, Session, Side};
 use crate::stats::DropReason;
 use crate::time::Time;
 
@@ -48,33 +51,101 @@ impl Node {
         let index = found.map_err(|reason| self.reset_unknown(from, &report.header, reason))?;
         let session = &mut self.sessions[index];
         session.heard_at = now;
-        session.note_report(now, report);
-        let channel = &mut self.channels[session.channel];
+        let since_last = session.note_report(now, report);
+        let was_granted = session.dial.is_none();
         match &session.side {
-            Side::Subscriber(subscriber) => {
-                channel.seats.set_loss(subscriber.seat, subscriber.loss.ppm);
-                channel.loss_ppm_max = channel.loss_ppm_max.max(subscriber.loss.ppm);
+            Side::Subscriber(_) => {
+                if self.note_line(now, since_last, index, report) {
+                    return Ok(());
+                }
             }
             Side::Upstream(_) => {
-                let is_publisher = session.dial.is_none();
-                channel.window.hear_of_edge(now, report.highest, is_publisher);
+                let channel = &mut self.channels[session.channel];
+                channel.window.hear_of_edge(now, report.highest, was_granted);
                 if channel.has_open_work() {
                     self.tick_at.get_or_insert(now);
                 }
+                self.note_strained(index, report.strained);
             }
         }
-        if session.dial.is_none() {
+        if was_granted {
             let answer = self.report(now, index);
             self.queue_control(from, Control::Report(answer))?;
         }
         Ok(())
     }
 
-    /// This node's report for a session.
-    pub(super) fn report(&self, now: Time, index: usize) -> Report {
+    /// Takes in what a subscriber says of its line. Returns whether it was let go.
+    fn note_line(&mut self, now: Time, since_last: Duration, index: usize, report: &Report) -> bool {
+        if self.counters.jobs_skipped > self.skipped {
+            (self.skipped, self.skipped_at) = (self.counters.jobs_skipped, now);
+        }
         let session = &self.sessions[index];
         let channel = &self.channels[session.channel];
-        session.report(now, channel.window.edge(), channel.window.settled(), &channel.counters)
+        let known = Known {
+            since_last,
+            round_trip: session.round_trip,
+            data_fanned: channel.data_fanned,
+            queued_ms: self.queued_ms(session.channel),
+            late_by: self.late_by(session.channel),
+            skipped: now.since(self.skipped_at) < LINE_STRAINED_AFTER,
+        };
+        let Session { channel, dial, side: Side::Subscriber(subscriber), .. } = &mut self.sessions[index]
+        else {
+            return false;
+        };
+        let (channel, dial) = (&mut self.channels[*channel], *dial);
+        let verdict = subscriber.line.note(report, &known);
+        let needs = channel.seats.set_verdict(subscriber.seat, &verdict);
+        channel.needs_here = channel.needs_here.and(needs);
+        let is_strained = subscriber.line.is_strained();
+        if dial.is_some() {
+            self.note_strained(index, is_strained);
+            return false;
+        }
+        let goes = verdict.has_to_go && self.lines_let_go.take(now, LINES_LET_GO);
+        if goes {
+            self.counters.sessions_strained += 1;
+            self.say_bye(index, ByeReason::LineTooThin);
+            self.end_session(index);
+        }
+        goes
+    }
+
+    /// A session that this node asked for is over a strained line, or is no more.
+    fn note_strained(&mut self, index: usize, is_strained: bool) {
+        let session = &mut self.sessions[index];
+        let was_strained = core::mem::replace(&mut session.is_strained, is_strained);
+        if let Some(dial) = session.dial.filter(|_| is_strained && !was_strained) {
+            self.tell(Event::Strained { dial: DialId(dial) });
+        }
+    }
+
+    fn upstreams_of(&self, channel: usize) -> impl Iterator<Item = &Session> {
+        self.channels[channel].upstreams.iter().map(|&session| &self.sessions[session])
+    }
+
+    /// By how much chunks come later here than the fastest of them.
+    fn queued_ms(&self, channel: usize) -> u16 {
+        let queued = |session: &Session| match &session.side {
+            Side::Upstream(upstream) => upstream.arrivals.queued_ms(),
+            Side::Subscriber(_) => 0,
+        };
+        self.upstreams_of(channel).map(queued).max().unwrap_or(0)
+    }
+
+    /// By how much later a chunk goes out that has to be repaired here first.
+    fn late_by(&self, channel: usize) -> Duration {
+        let round_trips = self.upstreams_of(channel).filter_map(|session| session.round_trip);
+        round_trips.map(|round_trip| round_trip.mean() + REORDER_GRACE).max().unwrap_or_default()
+    }
+
+    /// This node's report for a session.
+    pub(super) fn report(&mut self, now: Time, index: usize) -> Report {
+        let session = &mut self.sessions[index];
+        let channel = &self.channels[session.channel];
+        let (edge, settled) = (channel.window.edge(), channel.window.settled());
+        session.report(now, edge, settled, channel.slack(now), &channel.counters)
     }
 
     pub(super) fn settled_by(&self, session: usize) -> Sequence {
@@ -84,11 +155,17 @@ impl Node {
         }
     }
 
-    pub(super) fn handle_repair(&mut self, from: SocketAddr, repair: &Repair) -> Result<(), DropReason> {
+    pub(super) fn handle_repair(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        repair: &Repair,
+    ) -> Result<(), DropReason> {
         let found = self.session_of(from, &repair.header);
         let index = found.map_err(|reason| self.reset_unknown(from, &repair.header, reason))?;
-        let session = &mut self.sessions[index];
+        let session = &self.sessions[index];
         let channel_index = session.channel;
+        let round_trip = session.round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
         for wanted in &repair.wanted {
             let channel = &mut self.channels[channel_index];
             let fanned = channel.shards_fanned;
@@ -97,18 +174,26 @@ impl Node {
                 continue;
             };
             let layout = body.identity.header.layout();
-            let asked = wanted.shards.intersection(layout.all_shards());
             let Side::Subscriber(subscriber) = &mut self.sessions[index].side else {
                 return Err(DropReason::WrongSession);
             };
+            // What was sent less than a round trip ago was still on its way when it was asked for.
+            let (sent, sent_at) = body.fanned_last;
+            let on_its_way = if now.since(sent_at) < round_trip { sent } else { ShardSet::EMPTY };
+            let asked = wanted.shards.intersection(layout.all_shards());
             let enough = asked.len().min(layout.data_shards());
-            let granted = subscriber.spend_repair_credit(enough as u32, fanned) as usize;
-            if asked.intersection(body.held).len() < granted && body.is_decodable() {
+            let enough = enough.saturating_sub(asked.intersection(on_its_way).len());
+            let lacks_some = asked.minus(on_its_way).intersection(body.held).len() < enough;
+            if lacks_some && body.is_decodable() {
                 restore(body, &mut self.arena, &mut self.fec, &mut self.counters);
             }
-            let held = asked.intersection(body.held).lowest(enough);
-            let slot = body.slot;
-            let answer = Answer { to: from, slot, shards: held.lowest(granted) };
+            let held = asked.minus(on_its_way).intersection(body.held).lowest(enough);
+            let granted = match subscriber.line.is_strained() {
+                true => 0,
+                false => subscriber.spend_repair_credit(held.len() as u32, fanned) as usize,
+            };
+            subscriber.line.repairs_sent = subscriber.line.repairs_sent.saturating_add(granted as u16);
+            let answer = Answer { to: from, slot: body.slot, shards: held.lowest(granted) };
             let queued = granted > 0 && self.queue_answer(channel_index, answer);
             self.counters.repairs_refused += u64::from(!queued || granted < held.len());
         }
@@ -124,10 +209,15 @@ impl Node {
 
     /// Ends a session that the other end left. A dial starts over.
     pub(super) fn lose_session(&mut self, now: Time, index: usize, reason: LostReason, nodes: Nodes) {
-        let dial = self.end_session(index).dial;
+        let Session { dial, is_strained, .. } = self.end_session(index);
         let jitter = self.random.next_u32() as u8;
+        // A line that is strained may lose the word about it.
+        let unknown = LostReason::Bye(ByeReason::UnknownSession);
+        let too_thin = LostReason::Bye(ByeReason::LineTooThin);
+        let reason = if is_strained && reason == unknown { too_thin } else { reason };
         if let Some(dial) = dial.filter(|dial| self.dials.contains(*dial)) {
             let wait = self.dials[dial].next_wait(jitter);
+            let wait = if reason == too_thin { LINE_REST } else { wait };
             self.dials[dial].rest(now.after(wait));
             self.dials[dial].note_in_vain();
             self.tell(Event::Lost { dial: DialId(dial), reason, nodes });

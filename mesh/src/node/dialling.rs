@@ -33,7 +33,7 @@ impl Node {
         dial.unanswered += 1;
         let told = dial.unanswered.is_multiple_of(HELLOS_UNTIL_TOLD);
         let again_at = now.after(dial.next_wait(jitter));
-        dial.state = DialState::Greeting { nonce, cookie, again_at };
+        dial.state = DialState::Greeting { nonce, cookie, sent_at: now, again_at };
         let (target, hello) = (dial.target, self.hello(index, nonce, cookie));
         // With a full queue the next attempt does it.
         let _ = self.queue_control(target, Control::Hello(hello));
@@ -79,7 +79,8 @@ impl Node {
             return Err(DropReason::Unasked);
         }
         let nonce = challenge.nonce;
-        self.dials[index].state = DialState::Greeting { nonce, cookie: challenge.cookie, again_at: now };
+        self.dials[index].state =
+            DialState::Greeting { nonce, cookie: challenge.cookie, sent_at: now, again_at: now };
         self.greet(now, index);
         Ok(())
     }
@@ -91,10 +92,14 @@ impl Node {
         welcome: &Welcome,
     ) -> Result<(), DropReason> {
         let (index, _) = self.greeting_to(from, welcome.nonce)?;
-        let (channel, role, resume) = {
+        let (channel, role, resume, greeted_at) = {
             let dial = &mut self.dials[index];
             dial.answered();
-            (dial.channel, dial.role, dial.resume)
+            let greeted_at = match dial.state {
+                DialState::Greeting { sent_at, .. } => sent_at,
+                _ => now,
+            };
+            (dial.channel, dial.role, dial.resume, greeted_at)
         };
         let (sender, start) = match role {
             Role::Publish => (Sender::Subscriber, self.continue_source(channel, welcome.edge, resume)),
@@ -108,6 +113,7 @@ impl Node {
             self.begin_session(now, welcome.session, peer, channel, welcome.nonce, Seating::free(start));
         self.sessions[session].dial = Some(index);
         self.sessions[session].report_at = now.after(REPORT_INTERVAL / 4);
+        self.sessions[session].note_round_trip(now.since(greeted_at));
         self.dials[index].state = DialState::Live(session);
         if role == Role::Subscribe {
             self.channels[channel].window.join(welcome.start);

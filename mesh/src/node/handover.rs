@@ -45,6 +45,7 @@ impl Node {
                 key: channel.verifier.key().0,
                 counters: channel.counters,
                 shards_fanned: channel.shards_fanned,
+                data_fanned: channel.data_fanned,
                 is_lent: channel.is_lent,
                 window: channel.window.hand_over(now, first_owed, bytes_each, &self.arena),
                 subscribers,
@@ -72,7 +73,8 @@ impl Node {
                         peers.first_owed = peers.first_owed.min(backlog.next);
                     }
                     let backlog = backlog.map(|backlog| backlog_state(backlog));
-                    peers.subscribers.push(subscriber.hand_over(session.hand_over(), backlog));
+                    let seat = self.channels[session.channel].seats.seat(subscriber.seat);
+                    peers.subscribers.push(subscriber.hand_over(session.hand_over(), seat, backlog));
                 }
                 Side::Upstream(upstream) => peers.publishers.push(upstream.hand_over(session.hand_over())),
             }
@@ -100,7 +102,7 @@ impl Node {
         let index = self.find_or_add_channel(&key).expect("a handover's keys were checked");
         let channel = &mut self.channels[index];
         channel.counters = state.counters;
-        channel.shards_fanned = state.shards_fanned;
+        (channel.shards_fanned, channel.data_fanned) = (state.shards_fanned, state.data_fanned);
         channel.is_lent = state.is_lent;
         channel.window.resume(now, &state.window);
         for chunk in &state.window.chunks {
@@ -129,8 +131,8 @@ impl Node {
 
     fn resume_subscriber(&mut self, now: Time, index: usize, state: &SubscriberState) {
         let channel = &mut self.channels[index];
-        let seat = channel.seats.take(Seat { to: state.session.address, loss_ppm: state.loss.ppm });
-        channel.loss_ppm_max = channel.loss_ppm_max.max(state.loss.ppm);
+        let seat = channel.seats.take(Seat { to: state.session.address, ..state.seat });
+        channel.needs_here = channel.seats.needs();
         let mut subscriber = Subscriber::resume(state, seat);
         subscriber.cost = shard_cost(state.session.address) as u32;
         let ledger = &self.siblings.ledger;

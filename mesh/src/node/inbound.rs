@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use codec::wire::control::Sender;
 use codec::{Sequence, ShardSet, ShardView, VerifyError, restore_chunk, verify_shard};
 
-use crate::limits::TICK_INTERVAL;
+use crate::limits::{SPARE_MIN, TICK_INTERVAL};
 use crate::node::Node;
-use crate::session::{PeerKey, Side, parity_for};
+use crate::session::{PeerKey, Side};
 use crate::stats::DropReason;
 use crate::time::Time;
 use crate::window::Body;
@@ -46,15 +46,15 @@ impl Node {
         session.heard_at = now;
         let Side::Upstream(upstream) = &mut session.side else { return Err(DropReason::NotUpstream) };
         upstream.shards_received += 1;
-        if is_new {
-            upstream.note_chunk(now, identity.header.capture_us);
-        }
         let channel = &mut self.channels[channel_index];
         channel.counters.shards_received += 1;
         self.counters.shards_stored += 1;
-        let chunk = channel.window.get_mut(sequence).expect("it was there or was opened");
-        chunk.note_arrival(now, shard.index());
+        let chunk = channel.window.get(sequence).expect("it was there or was opened");
+        if is_new && chunk.asks == 0 {
+            upstream.arrivals.note(now, identity.header.capture_us);
+        }
         let slot = chunk.body.as_ref().expect("it was there or was opened").slot;
+        channel.window.note_arrival(now, sequence, shard.index());
         self.arena.store(slot, shard.index(), shard.datagram());
         self.chunk_grew(now, channel_index, sequence);
         Ok(())
@@ -72,14 +72,16 @@ impl Node {
         let Side::Upstream(upstream) = &mut self.sessions[session].side else {
             return Err(DropReason::NotUpstream);
         };
+        upstream.datagrams += 1;
         let sequence = shard.header().sequence;
         channel.window.admit(now, sequence)?;
-        let body = channel.window.body_mut(sequence);
-        if body.as_ref().is_some_and(|body| body.held.contains(shard.index())) {
+        let held = channel.window.body_mut(sequence).filter(|body| body.held.contains(shard.index()));
+        if let Some(body) = held {
+            body.came_after_all(shard.index());
             upstream.duplicates += 1;
             return Err(DropReason::Duplicate);
         }
-        let known = body.map(|body| body.identity);
+        let known = channel.window.body_mut(sequence).map(|body| body.identity);
         if !known.is_some_and(|known| known.signature_is_of(shard)) {
             if !upstream.may_check_signature(now) {
                 return Err(DropReason::SignatureFlood);
@@ -104,10 +106,14 @@ impl Node {
     pub(super) fn chunk_grew(&mut self, now: Time, index: usize, sequence: Sequence) {
         let channel = &mut self.channels[index];
         channel.fresh_at = now;
-        let (loss_ppm, audience) = (channel.loss_ppm(now), !channel.seats.is_empty());
-        let Some(body) = channel.window.body_mut(sequence) else { return };
+        let (needs, audience) = (channel.needs(now), !channel.seats.is_empty());
+        let patience = channel.patience(now);
+        let Some(chunk) = channel.window.get_mut(sequence) else { return };
+        // Nobody waits for it any more.
+        let is_too_late = now.since(chunk.first_seen) > patience.max(SPARE_MIN);
+        let Some(body) = &mut chunk.body else { return };
         let layout = body.identity.header.layout();
-        let parity = parity_for(loss_ppm, layout.data_shards(), layout.parity_shards());
+        let parity = needs.parity.of(layout.data_shards(), layout.parity_shards());
         let wanted = ShardSet::range(0, layout.data_shards() + parity);
         if body.is_decodable() && !wanted.minus(body.held).is_empty() {
             restore(body, &mut self.arena, &mut self.fec, &mut self.counters);
@@ -119,7 +125,7 @@ impl Node {
             }
             body.untold = (1 << self.siblings.count) - 1;
         }
-        if !audience {
+        if !audience || is_too_late {
             // Whoever joins later is sent it as backlog.
             body.fanned = body.held;
             return;

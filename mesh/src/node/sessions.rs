@@ -60,7 +60,7 @@ impl Node {
                 if !seating.has_backlog && start != Sequence(0) {
                     start = through.next();
                 }
-                let seat = channel.seats.take(Seat { to: peer.address, loss_ppm: 0 });
+                let seat = channel.seats.take(Seat::new(peer.address));
                 if start != Sequence(0) && start <= through {
                     let sent = ShardSet::EMPTY;
                     self.backlogs.push_back(Backlog {
@@ -75,7 +75,7 @@ impl Node {
                     });
                     self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
                 }
-                let mut subscriber = Subscriber::new(seat, channel.shards_fanned);
+                let mut subscriber = Subscriber::new(seat, channel.shards_fanned, channel.data_fanned);
                 (subscriber.serial, subscriber.cost) = (seating.serial, seating.cost);
                 Side::Subscriber(subscriber)
             }

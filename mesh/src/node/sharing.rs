@@ -235,7 +235,7 @@ mod tests {
 
     fn news(floor: Sequence, slots: Range<u32>) -> Share {
         let key = ChannelSecret::from_seed(&[9; 32]).key();
-        Share { key, floor, slots, loss_ppm: 0, is_fed: false, chunk: None }
+        Share { key, floor, slots, needs: crate::fanout::Needs::NONE, is_fed: false, chunk: None }
     }
 
     fn held(holders: &[AtomicU32]) -> Vec<usize> {

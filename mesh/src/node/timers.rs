@@ -6,14 +6,17 @@ use arrayvec::ArrayVec;
 use codec::wire::control::{ByeReason, Control, Nodes, Repair, Wanted};
 use codec::{Sequence, ShardSet};
 
+use crate::channel::Channel;
 use crate::dial::DialState;
 use crate::limits::{
-    LEASE, REPAIR_INTERVAL_MAX, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL,
-    REPORT_INTERVAL_ENDING, SILENCE_MAX, SWEEP_INTERVAL, TICK_INTERVAL, WRITTEN_KEPT,
+    LEASE, LOST_TO_REPORT, REPAIR_INTERVAL_MAX, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL,
+    REPORT_INTERVAL_ENDING, REPORT_INTERVAL_LOSSY, SILENCE_MAX, SWEEP_INTERVAL, TICK_INTERVAL, WRITTEN_KEPT,
 };
 use crate::node::{ChannelId, LostReason, Node};
+use crate::session::Side;
 use crate::source::Cut;
 use crate::time::{Time, micros};
+use crate::window::Chunk;
 
 impl Node {
     /// When [`Node::handle_timeout`] wants to be called, if nothing comes in before.
@@ -81,7 +84,8 @@ impl Node {
         let ending = source.as_ref().is_some_and(|source| source.ended);
         let interval = if ending { REPORT_INTERVAL_ENDING } else { REPORT_INTERVAL };
         self.sessions[index].report_at = now.after(interval);
-        let (to, report) = (self.sessions[index].peer.address, self.report(now, index));
+        let report = self.report(now, index);
+        let to = self.sessions[index].peer.address;
         // With a full queue the next report says it all: counts are totals.
         let _ = self.queue_control(to, Control::Report(report));
     }
@@ -94,10 +98,25 @@ impl Node {
             if channel.window.is_unsettled() {
                 channel.settle(now, &mut self.counters);
                 self.ask_for_repair(now, index);
+                self.report_losses(index);
             }
             open_work |= self.channels[index].has_open_work();
         }
         self.tick_at = open_work.then_some(now.after(TICK_INTERVAL));
+    }
+
+    /// Has those who give a channel hear at once of losses that rise: what they do against it they do a second earlier.
+    fn report_losses(&mut self, channel: usize) {
+        let Channel { upstreams, counters, .. } = &self.channels[channel];
+        for &index in upstreams {
+            let session = &mut self.sessions[index];
+            let Side::Upstream(upstream) = &session.side else { continue };
+            let usual = (2 * upstream.lost_newly_reported).max(LOST_TO_REPORT);
+            let is_worth_it = counters.shards_lost - upstream.lost_reported >= usual;
+            if is_worth_it && session.dial.is_some() {
+                session.report_at = session.report_at.min(upstream.reported_at.after(REPORT_INTERVAL_LOSSY));
+            }
+        }
     }
 
     fn ask_for_repair(&mut self, now: Time, index: usize) {
@@ -106,18 +125,24 @@ impl Node {
             return;
         }
         let session = channel.upstreams[channel.asks % channel.upstreams.len()];
-        let rtt = self.sessions[session].rtt.unwrap_or_default();
-        let patience = REPAIR_INTERVAL_MIN.max(rtt * 5 / 4);
+        let round_trip = self.sessions[session].round_trip;
+        let mean = round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
+        let patience = round_trip.map_or(REPAIR_INTERVAL_MIN, |round_trip| round_trip.timeout());
+        let patience = patience.max(REPAIR_INTERVAL_MIN);
+        let waits = channel.patience(now);
+        let still_waits = |chunk: &Chunk, time: Duration| now.since(chunk.first_seen) + time < waits;
+        channel.window.set_round_trip(mean);
         let alone = channel.upstreams.len() == 1;
         let again_at = now.after(if alone { patience } else { patience.min(REPAIR_INTERVAL_MAX) });
         let due = channel
             .window
             .unsettled_mut()
-            .filter(|chunk| chunk.ask_at <= now && chunk.asks < REPAIR_TRIES_MAX && !chunk.is_complete());
+            .filter(|chunk| chunk.ask_at <= now && chunk.asks < REPAIR_TRIES_MAX && !chunk.is_complete())
+            .filter(|chunk| still_waits(chunk, mean));
         let mut wanted: ArrayVec<Wanted, { codec::wire::control::REPAIRS_MAX }> = ArrayVec::new();
         for chunk in due.take(wanted.capacity()) {
-            let shards = chunk.wanted();
-            chunk.was_asked(shards, again_at);
+            let shards = chunk.wanted(!still_waits(chunk, patience + mean));
+            chunk.was_asked(shards, now.after(mean * 7 / 8), again_at);
             wanted.push(Wanted { sequence: chunk.sequence, shards });
         }
         let room = wanted.remaining_capacity();
@@ -150,8 +175,8 @@ impl Node {
             if let Some(sink) = channel.sink.as_ref().filter(|_| channel.seats.is_empty()) {
                 channel.window.evict_before(before(WRITTEN_KEPT), sink.position(), &mut self.arena);
             }
-            channel.loss_ppm_max = channel.seats.iter().map(|seat| seat.loss_ppm).max().unwrap_or(0);
-            let is_of_interest = channel.loss_ppm_max > 0 || !channel.upstreams.is_empty();
+            channel.needs_here = channel.seats.needs();
+            let is_of_interest = !channel.seats.is_empty() || !channel.upstreams.is_empty();
             if channel.is_idle(now) {
                 self.channels_by_tag.remove(&channel.verifier.tag());
                 self.channels.remove(index);

@@ -11,7 +11,7 @@ use crate::egress::{Cap, KEPT_FOR_LIVE, Ration, shard_cost};
 use crate::fanout::{Run, earlier};
 use crate::limits::{
     BACKLOG_INTERVAL_MAX, BACKLOG_INTERVAL_MIN, BACKLOG_OWED_MAX, BACKLOG_SPEED, CAPPED_ROUND_MAX,
-    EGRESS_WAIT_MIN,
+    EGRESS_WAIT_MIN, LATE_AFTER,
 };
 use crate::node::{Answer, Node, Progress};
 use crate::outbox::Outbox;
@@ -74,11 +74,15 @@ impl Node {
     fn fan_out_fresh(&mut self, now: Time) {
         for (index, sequence) in self.fresh.drain(..) {
             let Some(channel) = self.channels.get_mut(index) else { continue };
-            let Some(body) = channel.window.body_mut(sequence) else { continue };
+            let Some(chunk) = channel.window.get_mut(sequence) else { continue };
+            let is_late = now.since(chunk.first_seen) > LATE_AFTER;
+            let Some(body) = &mut chunk.body else { continue };
             let (mut rest, slot, layout) = (body.fresh, body.slot, body.identity.header.layout());
             body.fanned = body.fanned.union(rest);
+            body.fanned_last = (rest, now);
             body.fresh = ShardSet::EMPTY;
             channel.shards_fanned += rest.len() as u64;
+            channel.data_fanned += rest.intersection(layout.data_set()).len() as u64;
             // The other nodes of the process send at the same time.
             let subscribers = channel.subscribers();
             let caps = self.cap.into_iter().chain(channel.cap());
@@ -87,7 +91,7 @@ impl Node {
             while let Some((first, end)) = rest.first_run() {
                 rest = rest.minus(ShardSet::range(first, end));
                 let seats = &mut channel.seats;
-                let run = Run { slot, layout, first, end, train_max };
+                let run = Run { slot, layout, first, end, train_max, is_late };
                 self.fanout.add(now, index, seats, run, &mut self.counters);
             }
         }

@@ -1,13 +1,12 @@
 //! A session as it goes to the node that takes this one's place.
 
-use core::time::Duration;
-
 use codec::Sequence;
 use codec::wire::control::SessionId;
 
 use super::{PeerKey, Session, Side, Subscriber, Upstream};
+use crate::fanout::Seat;
 use crate::handover::{BacklogState, PublisherState, SessionState, SubscriberState};
-use crate::time::{Time, micros};
+use crate::time::Time;
 
 impl Session {
     pub(crate) fn hand_over(&self) -> SessionState {
@@ -18,7 +17,7 @@ impl Session {
             nonce_before: self.nonce_before,
             begun_at: self.begun_at,
             start: self.start.0,
-            rtt_us: self.rtt.map(micros),
+            round_trip: self.round_trip,
             echo: self.echo,
         }
     }
@@ -35,17 +34,23 @@ impl Session {
         let mut session = Session::new(id, peer, channel, state.nonce, start, now, side);
         session.nonce_before = state.nonce_before;
         session.begun_at = state.begun_at.min(now);
-        session.rtt = state.rtt_us.map(Duration::from_micros);
+        session.round_trip = state.round_trip;
         session.echo = (state.echo.0, state.echo.1.min(now));
         session
     }
 }
 
 impl Subscriber {
-    pub(crate) fn hand_over(&self, session: SessionState, backlog: Option<BacklogState>) -> SubscriberState {
+    pub(crate) fn hand_over(
+        &self,
+        session: SessionState,
+        seat: Seat,
+        backlog: Option<BacklogState>,
+    ) -> SubscriberState {
         SubscriberState {
             session,
-            loss: self.loss,
+            line: self.line.clone(),
+            seat,
             settled: self.settled.0,
             repair_credit: self.repair_credit,
             channel_shards: self.channel_shards,
@@ -53,12 +58,13 @@ impl Subscriber {
         }
     }
 
-    pub(crate) fn resume(state: &SubscriberState, seat: usize) -> Subscriber {
+    pub(crate) fn resume(state: &SubscriberState, seat: u32) -> Subscriber {
         Subscriber {
-            loss: state.loss,
+            line: state.line.clone(),
             settled: Sequence(state.settled),
             repair_credit: state.repair_credit,
-            ..Subscriber::new(seat, state.channel_shards)
+            channel_shards: state.channel_shards,
+            ..Subscriber::new(seat, 0, 0)
         }
     }
 }
@@ -70,8 +76,8 @@ impl Upstream {
             shards_received: self.shards_received,
             base: self.base,
             wasted_checks: self.wasted_checks,
-            transit_us: self.transit_us,
-            spread_us: self.spread_us,
+            datagrams: self.datagrams,
+            arrivals: self.arrivals.clone(),
         }
     }
 
@@ -79,8 +85,8 @@ impl Upstream {
         Upstream {
             shards_received: state.shards_received,
             wasted_checks: state.wasted_checks.no_later_than(now),
-            transit_us: state.transit_us,
-            spread_us: state.spread_us,
+            datagrams: state.datagrams,
+            arrivals: state.arrivals.clone(),
             ..Upstream::new(now, state.base)
         }
     }

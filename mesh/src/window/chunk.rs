@@ -1,9 +1,10 @@
 //! One chunk of a window: what of it is here, what was made, what was asked for.
 
+use core::time::Duration;
+
 use codec::{ChunkIdentity, Sequence, ShardSet};
 
 use crate::arena::{Arena, SlotRef};
-use crate::limits::REORDER_GRACE;
 use crate::time::Time;
 
 /// A chunk's verified content, as far as it is here.
@@ -24,6 +25,8 @@ pub(crate) struct Body {
     pub(crate) fresh: ShardSet,
     /// Shards that were fanned out.
     pub(crate) fanned: ShardSet,
+    /// Those of them that were last, and when.
+    pub(crate) fanned_last: (ShardSet, Time),
     /// Data shards made here by the erasure code.
     pub(super) recovered: ShardSet,
     /// Shards that came after they had been asked for.
@@ -44,6 +47,7 @@ impl Body {
             held: ShardSet::EMPTY,
             fresh: ShardSet::EMPTY,
             fanned: ShardSet::EMPTY,
+            fanned_last: (ShardSet::EMPTY, Time::default()),
             recovered: ShardSet::EMPTY,
             repaired: ShardSet::EMPTY,
             inconsistent: false,
@@ -77,6 +81,13 @@ impl Body {
         }
     }
 
+    /// A shard that was made came by itself after all: it was not lost, but overtaken.
+    pub(crate) fn came_after_all(&mut self, shard: usize) {
+        if !self.repaired.contains(shard) {
+            self.recovered = self.recovered.minus(ShardSet::range(shard, shard + 1));
+        }
+    }
+
     /// The missing shards were made.
     pub(crate) fn made_whole(&mut self) {
         self.recovered = self.data_missing();
@@ -97,6 +108,21 @@ pub(crate) struct Chunk {
     pub(super) asked: ShardSet,
     /// What of it an earlier node in this one's place had sent on when it handed over.
     pub(super) fanned: ShardSet,
+    /// No answer can come before.
+    pub(super) answer_at: Time,
+    /// When the last of its shards came.
+    pub(super) arrived_at: Time,
+}
+
+/// What a shard is that came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Arrival {
+    /// It had not been asked for.
+    InTime,
+    /// It had, but is not the answer: it was on its way.
+    AskedTooSoon,
+    /// It had been asked for.
+    Answer,
 }
 
 impl Chunk {
@@ -109,6 +135,8 @@ impl Chunk {
             asks: 0,
             asked: ShardSet::EMPTY,
             fanned: ShardSet::EMPTY,
+            answer_at: Time::default(),
+            arrived_at: first_seen,
         }
     }
 
@@ -121,37 +149,50 @@ impl Chunk {
         self.body.as_ref().is_some_and(|body| body.identity.header.join_distance == 0)
     }
 
-    /// What to ask for: data first, and no more than makes the chunk decodable.
-    pub(crate) fn wanted(&self) -> ShardSet {
+    /// What to ask for: data first, and no more than makes the chunk decodable; a few more, some of which may be lost again,
+    /// when it was asked for before or there is no time to ask again.
+    pub(crate) fn wanted(&self, is_last_chance: bool) -> ShardSet {
         let Some(body) = &self.body else { return ShardSet::ALL };
         let layout = body.identity.header.layout();
         let short = layout.data_shards().saturating_sub(body.held.len());
+        let short = if is_last_chance || self.asks > 0 { short + 1 + short / 4 } else { short };
         let missing = layout.all_shards().minus(body.held);
         if body.inconsistent { body.data_missing() } else { missing.lowest(short) }
     }
 
-    pub(crate) fn was_asked(&mut self, shards: ShardSet, ask_again_at: Time) {
+    /// It was asked for these shards; no answer can come before `answer_at`, and none is late before `ask_again_at`.
+    pub(crate) fn was_asked(&mut self, shards: ShardSet, answer_at: Time, ask_again_at: Time) {
+        if self.asks == 0 {
+            self.answer_at = answer_at;
+        }
         self.asked = self.asked.union(shards);
         self.asks = self.asks.saturating_add(1);
         self.ask_at = ask_again_at;
     }
 
-    pub(crate) fn note_arrival(&mut self, now: Time, shard: usize) {
-        self.ask_at = self.ask_at.max(now.after(REORDER_GRACE));
+    pub(super) fn note_arrival(&mut self, now: Time, shard: usize, grace: Duration) -> Arrival {
+        self.ask_at = self.ask_at.max(now.after(grace));
+        self.arrived_at = now;
+        let arrival = match self.asked.contains(shard) {
+            true if now < self.answer_at => Arrival::AskedTooSoon,
+            true => Arrival::Answer,
+            false => Arrival::InTime,
+        };
         if let Some(body) = &mut self.body {
             body.held.insert(shard);
-            if self.asked.contains(shard) {
+            if arrival == Arrival::Answer {
                 body.repaired.insert(shard);
             }
         }
+        arrival
     }
 }
 
 /// What became of a settled chunk's data shards.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Settled {
+    pub(crate) expected: u64,
     pub(crate) lost: u64,
     pub(crate) recovered: u64,
     pub(crate) repaired: u64,
-    pub(crate) given_up: bool,
 }

@@ -46,7 +46,7 @@ impl Window {
     pub(crate) fn resume(&mut self, now: Time, state: &WindowState) {
         self.edge = Sequence(state.edge);
         self.floor = Sequence(state.floor);
-        self.settled = Sequence(state.settled);
+        (self.settled, self.counted) = (Sequence(state.settled), Sequence(state.settled));
         self.joined_at = state.joined_at.map(|at| at.min(now));
         self.usual_shards = state.usual_shards;
     }
@@ -59,16 +59,11 @@ impl Window {
             self.bodies += 1;
             self.own_bodies += 1;
         }
-        self.chunks.push_back(Chunk {
-            sequence: Sequence(state.sequence),
-            body,
-            first_seen: state.first_seen.min(now),
-            // What came meanwhile waits in the socket.
-            ask_at: now.after(EDGE_GRACE),
-            asks: state.asks,
-            asked: ShardSet::from_bits(state.asked),
-            fanned,
-        });
+        let first_seen = state.first_seen.min(now);
+        // What came meanwhile waits in the socket.
+        let hole = Chunk::hole(Sequence(state.sequence), first_seen, now.after(EDGE_GRACE));
+        let asked = ShardSet::from_bits(state.asked);
+        self.chunks.push_back(Chunk { body, asks: state.asks, asked, fanned, ..hole });
     }
 }
 

@@ -196,17 +196,16 @@ impl Channel {
 }
 
 fn report(header: SessionHeader, now: Time, (received, lost): (u64, u64)) -> Control {
+    // One lost shard a chunk at most, and no time for repair.
+    let lost_squares = lost as u32;
+    let (chunks, expected) = (((received + lost) / 20) as u32, (received + lost) as u32);
     Control::Report(Report {
-        header,
         stamp_us: now.0,
-        echo_us: 0,
-        held_us: 0,
-        spread_us: 0,
-        highest: Sequence(0),
-        settled: Sequence(0),
         received,
         lost,
-        recovered: 0,
-        repaired: 0,
+        chunks,
+        expected,
+        lost_squares,
+        ..Report::new(header)
     })
 }

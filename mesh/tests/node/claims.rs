@@ -16,20 +16,7 @@ const RATE: usize = 500_000;
 const LIVE: Sequence = Sequence(0);
 
 fn report(header: SessionHeader, highest: u64) -> Vec<u8> {
-    let highest = Sequence(highest);
-    let report = Report {
-        header,
-        stamp_us: 1,
-        echo_us: 0,
-        held_us: 0,
-        spread_us: 0,
-        highest,
-        settled: Sequence(0),
-        received: 0,
-        lost: 0,
-        recovered: 0,
-        repaired: 0,
-    };
+    let report = Report { highest: Sequence(highest), ..Report::new(header) };
     Control::Report(report).encode().to_vec()
 }
 

@@ -397,23 +397,7 @@ fn a_replayed_chunk_that_left_the_window_is_too_old() {
 fn wrong_sessions_get_nothing_and_unknown_ones_a_reset_no_longer_than_what_they_sent() {
     let (mut net, relay, _, _, viewer) = running();
     let header = session_header(&mut net, viewer);
-    let report = |header| {
-        let zero = Sequence(0);
-        Control::Report(Report {
-            header,
-            stamp_us: 1,
-            echo_us: 0,
-            held_us: 0,
-            spread_us: 0,
-            highest: zero,
-            settled: zero,
-            received: 0,
-            lost: 0,
-            recovered: 0,
-            repaired: 0,
-        })
-        .encode()
-    };
+    let report = |header| Control::Report(Report::new(header)).encode();
     let wrong = SessionHeader { session: SessionId(header.session.0 ^ 1), ..header };
     let wrong_bye = Control::Bye(Bye { header: wrong, reason: ByeReason::Done, nodes: Default::default() });
     net.take_sent(relay);

@@ -52,8 +52,7 @@ fn five_percent_loss_on_each_hop_loses_nothing() {
         for viewer in viewers {
             assert!(net.output(viewer) == published, "viewer {viewer} differs");
             let counters = net.node(viewer).counters();
-            assert!(counters.shards_recovered > 0, "the erasure code made good some: {counters:?}");
-            assert!(counters.shards_repaired > 0, "repair made good some: {counters:?}");
+            assert!(counters.shards_repaired > 0, "there is time for repair: {counters:?}");
             assert_eq!(counters.chunks_lost, 0);
             assert_eq!(counters.shards_lost, counters.shards_recovered + counters.shards_repaired);
         }

@@ -59,7 +59,7 @@ impl Fields<'_> {
     }
 
     pub(super) fn report(&self) -> Result<Report, ControlError> {
-        self.length(SESSION_HEADER_BYTES + 72)?;
+        self.length(SESSION_HEADER_BYTES + 88)?;
         Ok(Report {
             header: self.session_header()?,
             stamp_us: u64_at(self.bytes, 24),
@@ -72,6 +72,12 @@ impl Fields<'_> {
             lost: u64_at(self.bytes, 72),
             recovered: u64_at(self.bytes, 80),
             repaired: u64_at(self.bytes, 88),
+            chunks: u32_at(self.bytes, 96),
+            expected: u32_at(self.bytes, 100),
+            lost_squares: u32_at(self.bytes, 104),
+            slack_ms: u16_at(self.bytes, 108),
+            queued_ms: u16_at(self.bytes, 110),
+            strained: self.bytes[5] & STRAINED != 0,
         })
     }
 

@@ -70,9 +70,12 @@ impl Report {
         put(&mut out, &self.spread_us.to_be_bytes());
         let counts =
             [self.highest.0, self.settled.0, self.received, self.lost, self.recovered, self.repaired];
-        for field in counts {
-            put(&mut out, &field.to_be_bytes());
-        }
+        counts.iter().for_each(|count| put(&mut out, &count.to_be_bytes()));
+        let counts = [self.chunks, self.expected, self.lost_squares];
+        counts.iter().for_each(|count| put(&mut out, &count.to_be_bytes()));
+        put(&mut out, &self.slack_ms.to_be_bytes());
+        put(&mut out, &self.queued_ms.to_be_bytes());
+        out[5] = if self.strained { STRAINED } else { 0 };
         out
     }
 }

@@ -203,19 +203,9 @@ impl<'s> Sessions<'s> {
             let number = self.reporting as usize % self.sessions.len();
             self.reporting += 1;
             let Session { id: Some(id), received, highest, .. } = self.sessions[number] else { continue };
-            let report = Report {
-                header: self.header(number, id),
-                stamp_us: now.0,
-                echo_us: 0,
-                held_us: 0,
-                spread_us: 0,
-                highest,
-                settled: highest,
-                received,
-                lost: 0,
-                recovered: 0,
-                repaired: 0,
-            };
+            let header = self.header(number, id);
+            let stamp_us = now.0;
+            let report = Report { stamp_us, highest, settled: highest, received, ..Report::new(header) };
             sink.send(self.address(number), self.relay, &Control::Report(report).encode());
         }
     }

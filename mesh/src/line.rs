@@ -1,0 +1,175 @@
+//! The line to a subscriber: what it loses, how much time it leaves, whether it takes the stream at all.
+
+use core::num::NonZeroU32;
+use core::time::Duration;
+
+use codec::wire::control::Report;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{
+    LINE_LOSS_MAX, LINE_QUEUE_MAX, LINE_QUEUED_LOSS_MAX, LINE_STRAINED_AFTER, LINE_STRAINED_MAX,
+    REORDER_GRACE, REPAIR_MARGIN, ROUND_TRIP_ASSUMED, SPARE_MIN, TICK_INTERVAL,
+};
+use crate::losses::Estimate;
+use crate::parity::Parity;
+
+/// The time to a peer and back, smoothed, and how much it varies (RFC 6298 §2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct RoundTrip {
+    mean_us: NonZeroU32,
+    variation_us: u32,
+}
+
+impl RoundTrip {
+    /// From one sample, of [`crate::limits::RTT_MAX`] at most.
+    pub(crate) fn first(sample: Duration) -> RoundTrip {
+        let sample_us = sample.as_micros() as u32;
+        RoundTrip { mean_us: at_least_one(sample_us), variation_us: sample_us / 2 }
+    }
+
+    pub(crate) fn note(&mut self, sample: Duration) {
+        let (mean_us, sample_us) = (self.mean_us.get(), sample.as_micros() as u32);
+        self.variation_us = (self.variation_us * 3 + mean_us.abs_diff(sample_us)) / 4;
+        self.mean_us = at_least_one((mean_us * 7 + sample_us) / 8);
+    }
+
+    pub(crate) fn mean(&self) -> Duration {
+        Duration::from_micros(self.mean_us.get().into())
+    }
+
+    /// After this time without an answer the question, or the answer, is lost.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.mean() + Duration::from_micros(4 * u64::from(self.variation_us)).max(REPAIR_MARGIN)
+    }
+}
+
+fn at_least_one(us: u32) -> NonZeroU32 {
+    NonZeroU32::new(us).unwrap_or(NonZeroU32::MIN)
+}
+
+/// What a node knows of the line to a subscriber.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Line {
+    estimate: Estimate,
+    /// Shards received as of the last report; of this and the next, differences alone count.
+    received: u32,
+    /// Data shards that the channel had been given by then.
+    data_fanned: u32,
+    /// Shards sent in answer to its requests since then.
+    pub(crate) repairs_sent: u16,
+    /// For how many tenths of a second too much has been lost.
+    over_tenths: u8,
+    /// That is long enough for it to be sent neither parity nor repair.
+    is_strained: bool,
+}
+
+/// What goes with a report: what the node that it came to knows by itself.
+pub(crate) struct Known {
+    /// Time since the report before.
+    pub(crate) since_last: Duration,
+    /// The round trip to the subscriber.
+    pub(crate) round_trip: Option<RoundTrip>,
+    /// Data shards of the channel sent to each subscriber so far.
+    pub(crate) data_fanned: u64,
+    /// By how much chunks come later here than the fastest: that is not the subscriber's line.
+    pub(crate) queued_ms: u16,
+    /// By how much later a chunk comes of which this node had to ask for shards.
+    pub(crate) late_by: Duration,
+    /// What was sent did not all leave: losses say nothing of the line.
+    pub(crate) skipped: bool,
+}
+
+/// What a line calls for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Verdict {
+    /// With each chunk that is in time.
+    pub(crate) parity: Parity,
+    /// With each that is late already.
+    pub(crate) parity_late: Parity,
+    pub(crate) slack_ms: u16,
+    /// What a node of that slack can do without, so that whoever gives it the channel has time for repair too.
+    pub(crate) spare_ms: u16,
+    /// It has lost too much for too long.
+    pub(crate) has_to_go: bool,
+}
+
+impl Line {
+    pub(crate) fn new(data_fanned: u64) -> Line {
+        let estimate = Estimate::default();
+        Line {
+            estimate,
+            received: 0,
+            data_fanned: data_fanned as u32,
+            repairs_sent: 0,
+            over_tenths: 0,
+            is_strained: false,
+        }
+    }
+
+    /// Whether it is sent neither parity nor repair.
+    pub(crate) fn is_strained(&self) -> bool {
+        self.is_strained
+    }
+
+    /// Takes in the subscriber's report.
+    pub(crate) fn note(&mut self, report: &Report, known: &Known) -> Verdict {
+        let data_sent = u64::from((known.data_fanned as u32).wrapping_sub(self.data_fanned));
+        let repairs_sent = u64::from(core::mem::take(&mut self.repairs_sent));
+        let received = (report.received as u32).wrapping_sub(self.received);
+        (self.data_fanned, self.received) = (known.data_fanned as u32, report.received as u32);
+        self.estimate.note(report, data_sent, repairs_sent);
+
+        let losses = self.estimate.losses();
+        let queued = Duration::from_millis(report.queued_ms.saturating_sub(known.queued_ms).into());
+        let is_congested = queued >= LINE_QUEUE_MAX && losses.share >= LINE_QUEUED_LOSS_MAX;
+        let sent = data_sent + repairs_sent;
+        if sent >= SENT_MIN {
+            let came = f64::from(received) / sent as f64;
+            let is_over = is_congested || came < 1.0 - LINE_LOSS_MAX;
+            let longer = (known.since_last.min(SINCE_LAST_MAX).as_millis() / 100) as u8;
+            let counts = is_over && !known.skipped;
+            self.over_tenths = if counts { self.over_tenths.saturating_add(longer) } else { 0 };
+        }
+
+        let over_for = Duration::from_millis(100) * self.over_tenths.into();
+        self.is_strained = over_for >= LINE_STRAINED_AFTER;
+
+        let slack = Duration::from_millis(report.slack_ms.into()).min(SLACK_MAX);
+        let round_trip = known.round_trip.unwrap_or(RoundTrip::first(ROUND_TRIP_ASSUMED));
+        let spread = Duration::from_micros(2 * u64::from(report.spread_us));
+        // Delay that rises with the loss says that there is too much already: nothing is added to it (RFC 8085 §3.1).
+        let withheld = is_congested || self.is_strained;
+        let parity = |late_by: Duration| {
+            let rounds = rounds(slack.saturating_sub(spread + late_by), &round_trip);
+            if withheld { Parity::NONE } else { Parity::needed(&losses, rounds) }
+        };
+        let own_round = round_trip.mean() + 2 * REORDER_GRACE;
+        let spare = slack.saturating_sub(own_round.min(slack / 2)).max(SPARE_MIN);
+        Verdict {
+            parity: parity(Duration::ZERO),
+            parity_late: parity(known.late_by),
+            slack_ms: slack.as_millis() as u16,
+            spare_ms: spare.as_millis() as u16,
+            has_to_go: over_for >= LINE_STRAINED_MAX,
+        }
+    }
+}
+
+/// Rounds of repair that fit in: the first is asked for once the rest of a chunk is overdue, each other when no answer to the
+/// one before came.
+fn rounds(slack: Duration, round_trip: &RoundTrip) -> u32 {
+    let answered_first = REORDER_GRACE + TICK_INTERVAL + round_trip.mean();
+    let Some(left) = slack.checked_sub(answered_first) else { return 0 };
+    let each = round_trip.timeout() + TICK_INTERVAL;
+    1 + (left.as_micros() / each.as_micros().max(1)).min(100) as u32
+}
+
+/// No more is believed: a window is not longer.
+const SLACK_MAX: Duration = Duration::from_secs(10);
+
+/// A report stands for no longer: some may have been lost.
+const SINCE_LAST_MAX: Duration = Duration::from_secs(2);
+
+/// With fewer shards a loss is no measure.
+const SENT_MIN: u64 = 20;
