@@ -106,7 +106,8 @@ fn of_thirty_who_ask_at_once_those_are_served_who_fit_under_the_cap_and_they_are
     }
     for viewer in &viewers {
         assert!(stream.published.ends_with(&viewer.output), "{} bytes", viewer.output.len());
-        assert!(viewer.output.len() > 6 * 25 * PIECE, "{} bytes", viewer.output.len());
+        // Whoever had to ask twice for a place joined later.
+        assert!(viewer.output.len() > 25 * PIECE, "{} bytes", viewer.output.len());
     }
     let all = received(&viewers) + received(&refused);
     let may = CAP_BPS as f64 / 8.0 * begun.elapsed().as_secs_f64();
