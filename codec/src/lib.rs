@@ -31,6 +31,7 @@ pub mod link;
 mod merkle;
 mod proof;
 mod shard_set;
+mod stripes;
 pub mod wire;
 
 pub use channel::{ChannelKey, ChannelSecret, ChannelTag, ChannelVerifier, InvalidKey};
@@ -39,5 +40,6 @@ pub use fec::Fec;
 pub use link::ChannelLink;
 pub use proof::{ChunkIdentity, VerifyError, verify_shard};
 pub use shard_set::ShardSet;
+pub use stripes::{STRIPES_MAX, Stripes};
 pub use wire::shard::{ChunkHeader, ShardError, ShardView, SlotLayout};
 pub use wire::{DATAGRAM_BYTES, MAX_DATA_SHARDS, MAX_SHARDS, Sequence};

@@ -10,7 +10,7 @@ use codec::wire::control::{
 };
 use codec::{
     ChannelLink, ChannelSecret, ChunkHeader, DATAGRAM_BYTES, Fec, Sequence, ShardSet, ShardView, SlotLayout,
-    restore_chunk, seal_chunk, verify_shard,
+    Stripes, restore_chunk, seal_chunk, verify_shard,
 };
 use sha2::{Digest, Sha256};
 
@@ -195,6 +195,7 @@ fn messages() -> Vec<(&'static str, Control)> {
     let header = SessionHeader { sender: Sender::Subscriber, tag: secret.key().tag(), session: SESSION };
     let report = Report {
         header,
+        stripes: Stripes::ALL,
         stamp_us: 123_456_789,
         echo_us: 987_654_321,
         held_us: 250_000,
@@ -214,6 +215,7 @@ fn messages() -> Vec<(&'static str, Control)> {
     };
     let upstream = SessionHeader { sender: Sender::Upstream, ..header };
     let strained = Report { strained: true, stamp_us: 7, highest: report.highest, ..Report::new(upstream) };
+    let half = Report { stripes: Stripes::one(1, 2), ..report };
     let wanted = [
         Wanted { sequence: Sequence(1_767_225_600_000_049), shards: ShardSet::range(1, 3) },
         Wanted { sequence: Sequence(1_767_225_600_000_050), shards: ShardSet::ALL },
@@ -229,6 +231,7 @@ fn messages() -> Vec<(&'static str, Control)> {
         ("refuse", Control::Refuse(refuse)),
         ("report", Control::Report(report)),
         ("report-strained", Control::Report(strained)),
+        ("report-half", Control::Report(half)),
         ("repair", Control::Repair(repair)),
         ("bye-closing", Control::Bye(bye)),
         ("bye-unknown-session", Control::Bye(reset)),
@@ -269,6 +272,7 @@ fn fields(message: &Control) -> Lines {
         Control::Report(report) => {
             let mut lines = session_fields(&report.header);
             lines.extend(named([
+                ("stripes", stripes(report.stripes)),
                 ("stamp_us", report.stamp_us.to_string()),
                 ("echo_us", report.echo_us.to_string()),
                 ("held_us", report.held_us.to_string()),
@@ -303,6 +307,10 @@ fn fields(message: &Control) -> Lines {
             lines
         }
     }
+}
+
+fn stripes(stripes: Stripes) -> String {
+    format!("{:#06b} of {}", stripes.wanted(), stripes.of())
 }
 
 fn session_fields(header: &SessionHeader) -> Lines {

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use codec::{ChannelVerifier, Sequence};
+use codec::{ChannelVerifier, Sequence, ShardSet};
+use slab::Slab;
 
 use crate::egress::{Bucket, Cap, shard_cost};
 use crate::fanout::{Audience, Needs, Seats};
@@ -16,6 +17,7 @@ use crate::limits::{
 };
 use crate::parity::Parity;
 use crate::rates::{RateMeter, Rates};
+use crate::session::{Session, Side};
 use crate::share::Share;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -58,6 +60,8 @@ pub(crate) struct Channel {
     pub(crate) data_fanned: u64,
     /// Repair requests sent so far: they take turns among the upstreams.
     pub(crate) asks: usize,
+    /// Of several upstreams one gives nothing.
+    pub(crate) is_short: bool,
 }
 
 impl Channel {
@@ -85,6 +89,7 @@ impl Channel {
             shards_fanned: 0,
             data_fanned: 0,
             asks: 0,
+            is_short: false,
         }
     }
 
@@ -195,8 +200,8 @@ impl Channel {
         }
     }
 
-    /// Settles what can be settled and counts it.
-    pub(crate) fn settle(&mut self, now: Time, totals: &mut Counters) {
+    /// Settles what can be settled, and counts it for the channel and for the sessions whose part it was.
+    pub(crate) fn settle(&mut self, now: Time, sessions: &mut Slab<Session>, totals: &mut Counters) {
         let patience = self.patience(now);
         while let Some(given_up) = self.window.settle_next(now, patience) {
             totals.chunks_lost += u64::from(given_up && !self.is_lent);
@@ -205,15 +210,21 @@ impl Channel {
             if self.is_lent {
                 continue;
             }
-            self.counters.chunks_counted += 1;
-            self.counters.shards_expected += settled.expected;
-            self.counters.lost_squares += settled.lost * settled.lost;
-            self.counters.shards_lost += settled.lost;
-            self.counters.shards_recovered += settled.recovered;
-            self.counters.shards_repaired += settled.repaired;
-            totals.shards_lost += settled.lost;
-            totals.shards_recovered += settled.recovered;
-            totals.shards_repaired += settled.repaired;
+            let of_chunk = settled.within(ShardSet::ALL);
+            self.counters.chunks_counted += of_chunk.chunks;
+            self.counters.shards_expected += of_chunk.expected;
+            self.counters.lost_squares += of_chunk.lost_squares;
+            self.counters.shards_lost += of_chunk.lost;
+            self.counters.shards_recovered += of_chunk.recovered;
+            self.counters.shards_repaired += of_chunk.repaired;
+            totals.shards_lost += of_chunk.lost;
+            totals.shards_recovered += of_chunk.recovered;
+            totals.shards_repaired += of_chunk.repaired;
+            for session in &self.upstreams {
+                if let Side::Upstream(upstream) = &mut sessions[*session].side {
+                    upstream.note_settled(now, &settled);
+                }
+            }
         }
     }
 }

@@ -98,6 +98,13 @@ impl Contact {
         self.current.map(|(_, address)| address)
     }
 
+    /// All addresses of the relay that the dial is turned to: another dial of the channel is to be turned to another relay, as
+    /// far as names and addresses tell.
+    pub fn held(&self) -> impl Iterator<Item = SocketAddr> {
+        let known = self.current.map(|(index, _)| self.relays[index].addresses.as_slice());
+        self.target().into_iter().chain(known.unwrap_or_default().iter().copied())
+    }
+
     /// Whether every relay has refused for good.
     pub fn is_refused(&self) -> bool {
         self.relays.iter().all(|relay| relay.refused.is_some())

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use codec::SlotLayout;
+use codec::{Sequence, ShardSet, SlotLayout, Stripes};
 use serde::{Deserialize, Serialize};
 
 use crate::arena::{Arena, SlotRef};
@@ -25,6 +25,9 @@ pub(crate) struct Seat {
     /// How long after the first of a chunk its last shard is of use there, and what of this an upstream may use up.
     pub(crate) slack_ms: u16,
     pub(crate) spare_ms: u16,
+    /// What it wants of each chunk. Not handed over: its next report says it again.
+    #[serde(skip)]
+    pub(crate) stripes: Stripes,
 }
 
 impl Seat {
@@ -32,7 +35,7 @@ impl Seat {
     pub(crate) fn new(to: SocketAddr) -> Seat {
         let slack_ms = REPAIR_HORIZON.as_millis() as u16;
         let parity = Parity::default();
-        Seat { to, parity, parity_late: parity, slack_ms, spare_ms: slack_ms }
+        Seat { to, parity, parity_late: parity, slack_ms, spare_ms: slack_ms, stripes: Stripes::ALL }
     }
 
     fn needs(&self) -> Needs {
@@ -115,13 +118,19 @@ impl Seats {
     pub(crate) fn set_verdict(&mut self, place: u32, verdict: &Verdict) -> Needs {
         let Some(seat) = &mut self.seats[place as usize] else { return Needs::NONE };
         let Verdict { parity, parity_late, slack_ms, spare_ms, .. } = *verdict;
-        *seat = Seat { to: seat.to, parity, parity_late, slack_ms, spare_ms };
+        *seat = Seat { parity, parity_late, slack_ms, spare_ms, ..*seat };
         seat.needs()
     }
 
     /// The seat of a subscriber.
     pub(crate) fn seat(&self, place: u32) -> Seat {
         self.seats[place as usize].expect("a subscriber's seat is taken")
+    }
+
+    pub(crate) fn set_stripes(&mut self, place: u32, stripes: Stripes) {
+        if let Some(seat) = &mut self.seats[place as usize] {
+            seat.stripes = stripes;
+        }
     }
 
     fn next_first(&mut self) -> usize {
@@ -140,6 +149,7 @@ pub(crate) struct Audience<'c> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     pub(crate) slot: SlotRef,
+    pub(crate) sequence: Sequence,
     pub(crate) layout: SlotLayout,
     pub(crate) first: usize,
     pub(crate) end: usize,
@@ -152,6 +162,7 @@ pub(crate) struct Run {
 #[derive(Clone, Copy, Debug)]
 struct Job {
     slot: SlotRef,
+    sequence: Sequence,
     layout: SlotLayout,
     first: usize,
     end: usize,
@@ -163,6 +174,8 @@ struct Job {
     /// The cursor: the next seat and how many are left.
     seat: usize,
     left: usize,
+    /// The seat has had the shards before this one.
+    from: usize,
     since: Time,
 }
 
@@ -190,7 +203,7 @@ impl Fanout {
         run: Run,
         counters: &mut Counters,
     ) {
-        let Run { slot, layout, mut first, end, train_max, is_late } = run;
+        let Run { slot, sequence, layout, mut first, end, train_max, is_late } = run;
         let last = self.jobs.last_mut(channel).filter(|last| last.slot == slot);
         let before = last.as_ref().map(|last| last.start);
         if let Some(last) = last.filter(|last| last.may_grow(seats, slot, first)) {
@@ -204,6 +217,7 @@ impl Fanout {
             let until = end.min(first + train_max);
             let job = Job {
                 slot,
+                sequence,
                 layout,
                 first,
                 end: until,
@@ -212,6 +226,7 @@ impl Fanout {
                 start,
                 seat: start,
                 left: total,
+                from: first,
                 since: now,
             };
             first = until;
@@ -268,7 +283,8 @@ impl Job {
     /// Whether a run that starts with shard `first` of `slot` may be added to this one: nobody was sent anything yet,
     /// and nobody came who would have to be sent the new run alone.
     fn may_grow(&self, seats: &Seats, slot: SlotRef, first: usize) -> bool {
-        self.slot == slot && self.end == first && self.left == self.seats && self.seats == seats.seats.len()
+        let is_whole = self.left == self.seats && self.from == self.first;
+        self.slot == slot && self.end == first && is_whole && self.seats == seats.seats.len()
     }
 
     /// Sends at most `messages`, whole trains, as long as `out` and the channel's cap have room for them. Returns when
@@ -288,8 +304,9 @@ impl Job {
             let place = if self.seat < self.seats { self.seat } else { 0 };
             if let Some(Some(seat)) = audience.seats.seats.get(place) {
                 let parity = if is_old { 0 } else { self.parity_for(seat) };
-                let end = self.end.min(self.layout.data_shards() + parity);
-                let shards = end.saturating_sub(self.first);
+                let rest = self.rest_for(seat, self.layout.data_shards() + parity);
+                let (first, end) = rest.first_run().unwrap_or_default();
+                let shards = end - first;
                 let cost = shard_cost(seat.to) * shards as u64;
                 if !out.affords(cost, 0) {
                     break;
@@ -298,16 +315,30 @@ impl Job {
                     return ration.wait_for(cost, now);
                 }
                 if shards > 0 {
-                    out.push_train(seat.to, self.slot.index, self.first, shards);
+                    out.push_train(seat.to, self.slot.index, first, shards);
                     counters.trains_sent += 1;
                     counters.shards_sent += shards as u64;
+                    self.from = end;
+                }
+                if rest.len() > shards {
+                    continue;
                 }
             }
             self.seat = place + 1;
             self.left -= 1;
+            self.from = self.first;
         }
         ration.give_back();
         None
+    }
+
+    /// What the seat at the cursor is still to be sent, of the shards below `end`.
+    fn rest_for(&self, seat: &Seat, end: usize) -> ShardSet {
+        let rest = ShardSet::range(self.from, self.end.min(end));
+        if seat.stripes == Stripes::ALL {
+            return rest;
+        }
+        rest.intersection(seat.stripes.shards(self.sequence, self.layout))
     }
 
     fn parity_for(&self, seat: &Seat) -> usize {
@@ -328,10 +359,19 @@ mod tests {
     use codec::MAX_SHARDS;
 
     use super::*;
-    use crate::SLOT_BYTES;
+    use crate::parity::Losses;
+    use crate::{Payload, SLOT_BYTES};
 
     fn run(slot: SlotRef, layout: SlotLayout, shards: core::ops::Range<usize>) -> Run {
-        Run { slot, layout, first: shards.start, end: shards.end, train_max: MAX_SHARDS, is_late: false }
+        Run {
+            is_late: false,
+            slot,
+            sequence: Sequence(1),
+            layout,
+            first: shards.start,
+            end: shards.end,
+            train_max: MAX_SHARDS,
+        }
     }
 
     fn seat(port: u16) -> Seat {
@@ -373,6 +413,34 @@ mod tests {
         }
         starts.dedup();
         assert_eq!(starts.len(), 3, "another subscriber is first each time");
+    }
+
+    #[test]
+    fn who_takes_halves_is_sent_them_as_trains_through_outboxes_of_any_size() {
+        let mut arena = Arena::new(Box::new(vec![0; SLOT_BYTES]));
+        let (slot, layout) = (arena.take().unwrap(), SlotLayout::new(8, 4).unwrap());
+        let mut seats = Seats::default();
+        for half in 0..2 {
+            let losses = Losses { share: 0.9, correlation: 0.0 };
+            let place = seats.take(Seat { parity: Parity::needed(&losses, 0), ..seat(half + 1) });
+            seats.set_stripes(place, Stripes::one(usize::from(half), 2));
+        }
+        seats.take(seat(3));
+        let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(1));
+        fanout.add(Time(0), 0, &mut seats, run(slot, layout, 0..12), &mut counters);
+        let mut trains: HashMap<u16, Vec<usize>> = HashMap::new();
+        while !fanout.is_empty() {
+            out.clear();
+            let audience = |_| Some(Audience { seats: &seats, budget: None });
+            fanout.send(Time(0), audience, &arena, &mut out, &mut counters);
+            for transmit in out.transmits() {
+                let Payload::Train { count, .. } = transmit.payload else { panic!("a train") };
+                trains.entry(transmit.to.port()).or_default().push(usize::from(count));
+            }
+        }
+        // Four data shards as one train and two of the parity; all data as one.
+        assert_eq!((&trains[&1], &trains[&2]), (&vec![4, 1, 1], &vec![4, 1, 1]));
+        assert_eq!(trains[&3], [8]);
     }
 
     #[test]

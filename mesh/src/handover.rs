@@ -15,6 +15,7 @@ use crate::limits::UPSTREAMS_PER_CHANNEL_MAX;
 use crate::line::{Line, RoundTrip};
 use crate::stats::ChannelCounters;
 use crate::time::Time;
+use crate::window::Counted;
 
 /// The sessions of a node, the newest chunks of its channels, and what it reckons with peers by: made by
 /// [`crate::Node::hand_over`], taken up by [`crate::Node::resume`]. It holds secrets: of cookies, and the ids of sessions.
@@ -113,7 +114,7 @@ pub(crate) struct BacklogState {
 pub(crate) struct PublisherState {
     pub(crate) session: SessionState,
     pub(crate) shards_received: u64,
-    pub(crate) base: ChannelCounters,
+    pub(crate) counted: Counted,
     pub(crate) wasted_checks: Allowance,
     pub(crate) datagrams: u64,
     pub(crate) arrivals: Arrivals,
@@ -126,7 +127,7 @@ pub(crate) struct Unfit(&'static str);
 
 impl Handover {
     /// Changes with every change of what is written.
-    pub const FORMAT: u32 = 2;
+    pub const FORMAT: u32 = 3;
 
     /// Granted sessions in it.
     pub fn sessions(&self) -> usize {
@@ -174,13 +175,12 @@ impl ChannelState {
             |subscriber: &SubscriberState| u64::from(subscriber.channel_shards) <= self.shards_fanned;
         ensure(self.subscribers.iter().all(earned), "a subscriber was sent more than its channel")?;
         let ChannelCounters { shards_lost, shards_recovered, shards_repaired, .. } = self.counters;
-        let began_before = |publisher: &PublisherState| {
-            let base = &publisher.base;
-            base.shards_lost <= shards_lost
-                && base.shards_recovered <= shards_recovered
-                && base.shards_repaired <= shards_repaired
+        let lost_no_more = |publisher: &PublisherState| {
+            publisher.counted.lost <= shards_lost
+                && publisher.counted.recovered <= shards_recovered
+                && publisher.counted.repaired <= shards_repaired
         };
-        ensure(self.publishers.iter().all(began_before), "a session began with more than there was")
+        ensure(self.publishers.iter().all(lost_no_more), "a session lost more than its channel")
     }
 }
 
@@ -268,7 +268,7 @@ mod tests {
         let publisher = PublisherState {
             session: session(2),
             shards_received: 16,
-            base: ChannelCounters::default(),
+            counted: Counted::default(),
             wasted_checks: Allowance::new(Time(17)),
             datagrams: 18,
             arrivals: Arrivals::default(),
@@ -312,7 +312,7 @@ mod tests {
         let digest = written.iter().fold(0_u64, |digest, &byte| {
             digest.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(byte)
         });
-        assert_eq!((Handover::FORMAT, written.len(), digest), (2, 190, 9_042_688_612_253_415_518));
+        assert_eq!((Handover::FORMAT, written.len(), digest), (3, 187, 1_099_311_914_885_729_756));
     }
 
     type Change = fn(&mut ChannelState);
@@ -332,10 +332,7 @@ mod tests {
             (|channel| channel.window.chunks.push(channel.window.chunks[0].clone()), "chunks out of order"),
             (|channel| channel.subscribers.push(channel.subscribers[0].clone()), "two sessions of one peer"),
             (|channel| channel.shards_fanned = 10, "a subscriber was sent more than its channel"),
-            (
-                |channel| channel.publishers[0].base.shards_lost = 3,
-                "a session began with more than there was",
-            ),
+            (|channel| channel.publishers[0].counted.lost = 3, "a session lost more than its channel"),
             (
                 |channel| channel.publishers = vec![channel.publishers[0].clone(); 99],
                 "more publishers than a channel may have",

@@ -33,6 +33,7 @@ mod share;
 mod sink;
 mod source;
 mod stats;
+mod striping;
 mod time;
 mod window;
 

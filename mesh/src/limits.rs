@@ -62,6 +62,9 @@ pub const WINDOW_CHUNKS_MIN: usize = 8;
 /// Publishers of one channel at a time: one, its replacement after a restart, and a second path for each.
 pub const PUBLISHERS_PER_CHANNEL_MAX: usize = 4;
 
+/// Upstreams that a subscriber takes one channel from at a time: more would carry less each, not more of them reach it.
+pub const UPSTREAMS_AT_ONCE_MAX: usize = 4;
+
 /// Nodes that one channel is dialled to: nobody's uplink feeds more relays.
 pub const DIALS_PER_CHANNEL_MAX: usize = 16;
 
@@ -158,6 +161,9 @@ pub const REPAIR_INTERVAL_MIN: Duration = Duration::from_millis(30);
 /// Requests for one chunk: at 10 % loss each way, ten in a row fail once in 10^7.
 pub const REPAIR_TRIES_MAX: u8 = 10;
 
+/// Of several upstreams, those that have failed are asked too for what the others were asked for so often.
+pub(crate) const REPAIR_TRIES_PER_WHOM: u8 = 3;
+
 /// A relay without subscribers stops asking for a chunk after this time; with some, when none of them waits for it any more.
 pub const REPAIR_HORIZON: Duration = Duration::from_secs(2);
 
@@ -211,6 +217,31 @@ pub const JOIN_GRACE: Duration = Duration::from_millis(250);
 /// How many chunks before the first one seen a joiner waits for: 8 s at 32 Mbit/s, where a chunk is full after 8 ms; 40 s
 /// at 4 Mbit/s.
 pub const JOIN_DISTANCE_MAX: u64 = 1_024;
+
+/// Of several upstreams, one whose stripes come later than the others' by more than this gives none: what it brings would
+/// be asked of others before, or hold up every chunk.
+pub const LAG_MAX: Duration = Duration::from_millis(100);
+
+/// So many shards overdue from one upstream while others' came, and nothing from it since: it is taken for gone. At 10 %
+/// loss four in a row are lost once in 10^4, and that costs a trial.
+pub const SILENT_SHARDS_MAX: usize = 4;
+
+/// An upstream that lets others give more of its stripes than this, in millionths, is done without: repair of more takes
+/// more than the subscriber's credit is refilled by.
+pub(crate) const MISSED_PPM_MAX: i64 = 200_000;
+
+/// How long an upstream that has failed gives nothing: at first, and at most.
+pub const HOLD_OFF_MIN: Duration = Duration::from_secs(2);
+/// See [`HOLD_OFF_MIN`].
+pub const HOLD_OFF_MAX: Duration = Duration::from_secs(60);
+
+/// For so long, and so many shards, an upstream has to bring what another one brings too before it is relied on.
+pub const TRIAL_TIME: Duration = Duration::from_secs(2);
+/// See [`TRIAL_TIME`].
+pub const TRIAL_SHARDS: u64 = 16;
+
+/// When nothing at all has come for so long, five chunks' time, upstreams that give nothing are asked for their part.
+pub const QUIET_MAX: Duration = Duration::from_millis(200);
 
 /// A gap of more chunks than this is not loss but a new start of the publisher: nothing in it is asked for. Together with
 /// the window's slots it bounds how many chunks are kept track of: 2,200 of 300 bytes at the default window.

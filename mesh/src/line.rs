@@ -3,6 +3,7 @@
 use core::num::NonZeroU32;
 use core::time::Duration;
 
+use codec::Stripes;
 use codec::wire::control::Report;
 
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,8 @@ pub(crate) struct Known {
     pub(crate) round_trip: Option<RoundTrip>,
     /// Data shards of the channel sent to each subscriber so far.
     pub(crate) data_fanned: u64,
+    /// What it wanted of each chunk before the report, and from then on.
+    pub(crate) stripes: [Stripes; 2],
     /// By how much chunks come later here than the fastest: that is not the subscriber's line.
     pub(crate) queued_ms: u16,
     /// By how much later a chunk comes of which this node had to ask for shards.
@@ -114,7 +117,13 @@ impl Line {
 
     /// Takes in the subscriber's report.
     pub(crate) fn note(&mut self, report: &Report, known: &Known) -> Verdict {
-        let data_sent = u64::from((known.data_fanned as u32).wrapping_sub(self.data_fanned));
+        let data_fanned = u64::from((known.data_fanned as u32).wrapping_sub(self.data_fanned));
+        // Around a change it cannot be told what it was sent for how long: the less is the safer to measure losses by.
+        let part = |stripes: Stripes| {
+            let (parts, of) = stripes.share();
+            data_fanned * u64::from(parts) / u64::from(of)
+        };
+        let data_sent = part(known.stripes[0]).min(part(known.stripes[1]));
         let repairs_sent = u64::from(core::mem::take(&mut self.repairs_sent));
         let received = (report.received as u32).wrapping_sub(self.received);
         (self.data_fanned, self.received) = (known.data_fanned as u32, report.received as u32);

@@ -10,6 +10,7 @@ mod kicking;
 mod local;
 mod sessions;
 mod sharing;
+mod striping;
 mod timers;
 mod transmit;
 mod upstreams;

@@ -12,8 +12,9 @@ use crate::allowance::Allowance;
 use crate::arrivals::Arrivals;
 use crate::limits::{REPAIR_CREDIT_MAX, REPAIR_CREDIT_START, RTT_MAX, WASTED_CHECKS};
 use crate::line::{Line, RoundTrip};
-use crate::stats::ChannelCounters;
+use crate::striping::Striping;
 use crate::time::{Time, micros};
+use crate::window::{Counted, Settled};
 
 /// What names a session from outside: a datagram is heeded only if its address, its channel and its direction lead
 /// to a session, and the session id in it is that session's.
@@ -94,15 +95,16 @@ pub(crate) struct Upstream {
     pub(crate) shards_received: u64,
     /// Shard datagrams from it, whatever became of them.
     pub(crate) datagrams: u64,
-    /// The channel's counts when the session began.
-    pub(crate) base: ChannelCounters,
+    /// What became of what it was to give.
+    pub(crate) counted: Counted,
+    pub(crate) striping: Striping,
     /// Shards that were here already when they came from it.
     pub(crate) duplicates: u64,
     /// When the session began, or was last found to bring nothing.
     pub(crate) starved_at: Time,
     wasted_checks: Allowance,
     pub(crate) arrivals: Arrivals,
-    /// Shards lost of the channel as of the last report, and how many these were more than in the one before.
+    /// Shards lost as of the last report, and how many these were more than in the one before.
     pub(crate) lost_reported: u64,
     pub(crate) lost_newly_reported: u64,
     /// When that was.
@@ -154,6 +156,11 @@ impl Session {
         SessionHeader { sender, tag: self.peer.tag, session: self.id }
     }
 
+    /// Whether no later report of the peer has come yet: only the latest says what is wanted now.
+    pub(crate) fn is_latest(&self, report: &Report) -> bool {
+        report.stamp_us >= self.echo.0
+    }
+
     /// Takes in the peer's report: round trip and, from a subscriber, how far it is. Returns how long ago the one
     /// before came.
     pub(crate) fn note_report(&mut self, now: Time, report: &Report) -> Duration {
@@ -186,7 +193,6 @@ impl Session {
         highest: Sequence,
         settled: Sequence,
         slack: Duration,
-        channel: &ChannelCounters,
     ) -> Report {
         let mut report = Report {
             stamp_us: now.0,
@@ -199,19 +205,20 @@ impl Session {
         match &mut self.side {
             Side::Upstream(upstream) => {
                 upstream.reported_at = now;
-                let base = &upstream.base;
-                upstream.lost_newly_reported = channel.shards_lost - upstream.lost_reported;
-                upstream.lost_reported = channel.shards_lost;
+                let counted = upstream.counted;
+                upstream.lost_newly_reported = counted.lost - upstream.lost_reported;
+                upstream.lost_reported = counted.lost;
+                report.stripes = upstream.striping.wanted();
                 report.spread_us = upstream.arrivals.spread_us();
                 report.queued_ms = upstream.arrivals.take_queued_ms();
                 report.slack_ms = u16::try_from(slack.as_millis()).unwrap_or(u16::MAX);
                 report.received = upstream.datagrams;
-                report.lost = channel.shards_lost - base.shards_lost;
-                report.recovered = channel.shards_recovered - base.shards_recovered;
-                report.repaired = channel.shards_repaired - base.shards_repaired;
-                report.chunks = (channel.chunks_counted - base.chunks_counted) as u32;
-                report.expected = (channel.shards_expected - base.shards_expected) as u32;
-                report.lost_squares = (channel.lost_squares - base.lost_squares) as u32;
+                report.lost = counted.lost;
+                report.recovered = counted.recovered;
+                report.repaired = counted.repaired;
+                report.chunks = counted.chunks as u32;
+                report.expected = counted.expected as u32;
+                report.lost_squares = counted.lost_squares as u32;
             }
             Side::Subscriber(subscriber) => report.strained = subscriber.line.is_strained(),
         }
@@ -250,19 +257,27 @@ impl Subscriber {
 }
 
 impl Upstream {
-    pub(crate) fn new(now: Time, base: ChannelCounters) -> Upstream {
+    pub(crate) fn new(now: Time) -> Upstream {
         Upstream {
             shards_received: 0,
             datagrams: 0,
-            base,
+            counted: Counted::default(),
+            striping: Striping::new(now),
             duplicates: 0,
             starved_at: now,
             wasted_checks: Allowance::new(now),
             arrivals: Arrivals::default(),
-            lost_reported: base.shards_lost,
+            lost_reported: 0,
             lost_newly_reported: 0,
             reported_at: now,
         }
+    }
+
+    /// Counts what became of its part of a settled chunk.
+    pub(crate) fn note_settled(&mut self, now: Time, settled: &Settled) {
+        let part = settled.within(self.striping.shards(settled.sequence, settled.layout));
+        self.counted += part;
+        self.striping.note_settled(now, part.expected as usize, (part.lost - part.recovered) as usize);
     }
 
     /// Whether another signature from this peer may be checked.

@@ -17,7 +17,7 @@ use crate::limits::{
 use crate::stats::DropReason;
 use crate::time::Time;
 use chunk::Arrival;
-pub(crate) use chunk::{Body, Chunk, Settled};
+pub(crate) use chunk::{Body, Chunk, Counted, Settled};
 
 /// A peer's word, which nobody signed, that the channel goes further than what came. It moves nothing; it is a reason to
 /// ask.
@@ -403,21 +403,24 @@ impl Window {
         if chunk.sequence > self.settled || is_fresh {
             return None;
         }
+        let layout = chunk.layout(self.usual_layout());
+        let (sequence, none) = (chunk.sequence, ShardSet::EMPTY);
         let settled = match &chunk.body {
-            None => Settled { lost: self.usual_shards, expected: self.usual_shards, ..Settled::default() },
+            None => Settled { sequence, layout, lost: layout.data_set(), recovered: none, repaired: none },
             Some(body) => {
-                let data = body.identity.header.layout().data_set();
-                let repaired = body.repaired.intersection(data).minus(body.recovered);
-                Settled {
-                    expected: data.len() as u64,
-                    lost: body.recovered.union(repaired).union(body.data_missing()).len() as u64,
-                    recovered: body.recovered.len() as u64,
-                    repaired: repaired.len() as u64,
-                }
+                let recovered = body.recovered;
+                let repaired = body.repaired.intersection(layout.data_set()).minus(recovered);
+                let lost = recovered.union(repaired).union(body.data_missing());
+                Settled { sequence, layout, lost, recovered, repaired }
             }
         };
-        self.counted = chunk.sequence;
+        self.counted = sequence;
         Some(settled)
+    }
+
+    /// What a chunk is taken to be like of which nothing came.
+    pub(crate) fn usual_layout(&self) -> SlotLayout {
+        SlotLayout::new(self.usual_shards.max(1) as usize, 0).expect("as many data shards as a chunk had")
     }
 
     /// The chunks that are not settled.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use codec::ChannelKey;
 use codec::wire::control::{NODES_MAX, Nodes};
+use mesh::limits::UPSTREAMS_AT_ONCE_MAX;
 use mesh::{Admission, Limits, NodeConfig, SLOT_BYTES};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -62,6 +63,8 @@ pub struct Config {
     /// Other nodes, which those are told of whom this one refuses or lets go.
     #[serde(deserialize_with = "others")]
     pub others: Nodes,
+    /// How many of a channel's upstreams it is pulled from at a time.
+    pub upstreams_at_once: usize,
     /// The bounds.
     pub limits: LimitsConfig,
     /// What may be transferred in a period.
@@ -253,6 +256,7 @@ impl Default for Config {
             open: false,
             channels: Vec::new(),
             others: Nodes::new(),
+            upstreams_at_once: 1,
             limits: LimitsConfig::default(),
             quota: QuotaConfig::default(),
             admin: AdminConfig::default(),
@@ -382,9 +386,10 @@ impl Config {
 
     fn check(&self, text: &str, path: &str) -> Result<(), ConfigError> {
         let zero_copy = ("zero_copy_from_bytes", u64::from(self.zero_copy_from_bytes), 0, SLOT_BYTES as u64);
+        let at_once = ("upstreams_at_once", self.upstreams_at_once as u64, 1, UPSTREAMS_AT_ONCE_MAX as u64);
         let pulled = self.upstreams().len() as u64;
         let channels = ("limits.channels", self.limits.channels as u64, pulled, CHANNELS_MAX);
-        let others = [zero_copy, channels, self.quota.start_day_range()];
+        let others = [zero_copy, at_once, channels, self.quota.start_day_range()];
         let ranges = self.limits.ranges().into_iter().chain(others);
         match ranges.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
             Some((key, value, least, most)) => {

@@ -15,6 +15,8 @@ use crate::worker::Shared;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pull {
     pub(crate) key: ChannelKey,
+    /// Which of the channel's dials.
+    pub(crate) place: usize,
     /// `None`: from nobody any more.
     pub(crate) target: Option<SocketAddr>,
     /// Tells this wish from earlier ones for the channel.
@@ -23,7 +25,7 @@ pub(crate) struct Pull {
 
 /// A worker's dials.
 pub(crate) struct Pulls {
-    dials: HashMap<ChannelKey, (DialId, u64)>,
+    dials: HashMap<(ChannelKey, usize), (DialId, u64)>,
     /// Whoever decides where dials are turned to.
     upstreams: Sender<Message>,
 }
@@ -46,7 +48,7 @@ impl Pulls {
     pub(crate) fn tell(&self, node: &mut Node) {
         while let Some(event) = node.poll_event() {
             let dial = self.dials.iter().find(|(_, (dial, _))| *dial == event.dial());
-            if let Some((&key, &(_, turn))) = dial {
+            if let Some((&(key, _), &(_, turn))) = dial {
                 // Nobody listens any more when the relay ends.
                 let _ = self.upstreams.send(Message::Happened { key, turn, event: Box::new(event) });
             }
@@ -54,10 +56,10 @@ impl Pulls {
     }
 
     fn obey(&mut self, node: &mut Node, now: Time, pull: Pull) {
-        let Pull { key, target, turn } = pull;
-        let dial = match (self.dials.remove(&key), target) {
+        let Pull { key, place, target, turn } = pull;
+        let dial = match (self.dials.remove(&(key, place)), target) {
             (Some((dial, _)), Some(target)) => {
-                // No other dial here is for this channel.
+                // Whoever decides turns no two dials of a channel to one address.
                 node.redirect(now, dial, target);
                 dial
             }
@@ -68,6 +70,6 @@ impl Pulls {
             (Some((dial, _)), None) => return node.hang_up(dial),
             (None, None) => return,
         };
-        self.dials.insert(key, (dial, turn));
+        self.dials.insert((key, place), (dial, turn));
     }
 }

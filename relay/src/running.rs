@@ -120,7 +120,7 @@ impl Relay {
             |worker: &Running| Reach { shared: Arc::clone(&worker.shared), waker: worker.waker.clone() };
         let reaches = workers.iter().map(reach).collect();
         let upstreams = Upstreams::start(messages, reaches, steering, listen).map_err(StartError::Thread)?;
-        upstreams.configure(config.upstreams());
+        upstreams.configure(config.upstreams(), config.upstreams_at_once);
         let given = Mutex::new(vec![None; count]);
         Ok(Relay { listen, steering, probe, uses_io_uring, upstreams, workers, given, meter })
     }
@@ -154,7 +154,7 @@ impl Relay {
     /// `memory_mib`. Nobody whose channel is still carried is disturbed.
     pub fn configure(&self, config: &Config) {
         self.order(&Order::Configure(Box::new(config.node())));
-        self.upstreams.configure(config.upstreams());
+        self.upstreams.configure(config.upstreams(), config.upstreams_at_once);
     }
 
     /// Newcomers are refused for this reason from now on, whatever they ask for; with `None` they are let in again.

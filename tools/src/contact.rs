@@ -27,6 +27,43 @@ pub struct Contact {
     waker: Arc<Waker>,
     /// The user knows that there is no answer.
     told: bool,
+    /// Addresses of relays that other contacts of the channel have.
+    taken: Vec<SocketAddr>,
+}
+
+/// Contact with several relays at a time for one channel.
+pub struct Contacts(Vec<Contact>);
+
+impl Contacts {
+    /// Contact for `channel` with `count` of these relays.
+    pub fn new(driver: &Driver, channel: ChannelId, names: &[String], count: usize) -> Contacts {
+        Contacts((0..count).map(|_| Contact::new(driver, channel, names)).collect())
+    }
+
+    /// Whether a session is held now.
+    pub fn is_connected(&self) -> bool {
+        self.0.iter().any(Contact::is_connected)
+    }
+
+    /// Does what is due. Returns when it wants to be called again.
+    pub fn poll(&mut self, driver: &mut Driver) -> Option<Instant> {
+        (0..self.0.len()).filter_map(|place| self.apart(place).poll(driver)).min()
+    }
+
+    /// Takes in an event.
+    ///
+    /// # Errors
+    /// When every relay refuses for good.
+    pub fn handle_event(&mut self, driver: &mut Driver, event: &Event) -> Result<(), Error> {
+        (0..self.0.len()).try_for_each(|place| self.apart(place).handle_event(driver, event))
+    }
+
+    /// One of them, which leaves the others theirs.
+    fn apart(&mut self, place: usize) -> &mut Contact {
+        let others = self.0.iter().enumerate().filter(|(other, _)| *other != place);
+        self.0[place].taken = others.flat_map(|(_, other)| other.relays.held()).collect();
+        &mut self.0[place]
+    }
 }
 
 impl Contact {
@@ -41,6 +78,7 @@ impl Contact {
             answer_to,
             waker: driver.waker(),
             told: false,
+            taken: Vec::new(),
         }
     }
 
@@ -157,8 +195,9 @@ impl Contact {
         driver: &mut Driver,
         choose: impl FnOnce(&mut mesh::Contact, &mut dyn FnMut(SocketAddr) -> bool),
     ) {
-        let (now, channel, dial) = (driver.now(), self.channel, &mut self.dial);
+        let (now, channel, dial, taken) = (driver.now(), self.channel, &mut self.dial, &self.taken);
         choose(&mut self.relays, &mut |target| match *dial {
+            _ if taken.contains(&target) => false,
             Some(dial) => driver.node.redirect(now, dial, target),
             None => {
                 *dial = Some(driver.node.dial(now, channel, target));

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use codec::{ChannelLink, Sequence};
-use mesh::{ChannelCounters, ChannelId, Limits, SinkConfig};
+use mesh::limits::UPSTREAMS_AT_ONCE_MAX;
+use mesh::{ChannelCounters, ChannelId, Limits, SinkConfig, UpstreamSummary};
 
 use crate::Error;
-use crate::contact::{Contact, say};
+use crate::contact::{Contacts, say};
 use crate::driver::Driver;
 use crate::interrupt::Interrupt;
 use crate::link::parse_relay;
@@ -48,6 +49,14 @@ pub struct Args {
     /// A relay to ask in addition to those in LINK; may be repeated
     #[arg(long = "relay", value_name = "HOST:PORT", value_parser = parse_relay)]
     pub relays: Vec<String>,
+    /// From how many relays to take the channel at a time, each a part of it: when one falls silent, the others give all
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = upstreams)]
+    pub upstreams: usize,
+}
+
+fn upstreams(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=UPSTREAMS_AT_ONCE_MAX).contains(count));
+    count.ok_or_else(|| format!("1 to {UPSTREAMS_AT_ONCE_MAX} may be"))
 }
 
 /// A relay keeps a chunk to repair it from for 10 s.
@@ -106,12 +115,12 @@ pub fn run(args: Args) -> Result<(), Error> {
     let sink = SinkConfig { delay: args.delay(), from };
     let channel = driver.node.add_sink(&args.link.key, sink);
     let channel = channel.map_err(|error| Error::Usage(format!("the link's channel key: {error}")))?;
-    let contact = Contact::new(&driver, channel, &relays);
+    let contacts = Contacts::new(&driver, channel, &relays, args.upstreams);
     // Opening may wait, for the other end of a pipe: until then a signal ends the command as signals do.
     let writer = Writer::start(Output::open(&args.output())?, driver.clock(), driver.waker())?;
     let interrupt = Interrupt::listen(Arc::default(), driver.waker())?;
     let mut viewer =
-        Viewer { driver, contact, channel, writer, interrupt, stats: args.stats.then(Stats::new) };
+        Viewer { driver, contacts, channel, writer, interrupt, stats: args.stats.then(Stats::new) };
     let watched = viewer.watch();
     viewer.finish(watched)
 }
@@ -129,7 +138,7 @@ fn viewer_limits(delay: Duration) -> Limits {
 
 struct Viewer {
     driver: Driver,
-    contact: Contact,
+    contacts: Contacts,
     channel: ChannelId,
     writer: Writer,
     interrupt: Interrupt,
@@ -140,19 +149,20 @@ impl Viewer {
     /// Watches until the channel ends, the output does, or somebody asks for the end.
     fn watch(&mut self) -> Result<(), Error> {
         while !self.interrupt.is_set() && !self.writer.has_ended() {
-            let again = self.contact.poll(&mut self.driver);
+            let again = self.contacts.poll(&mut self.driver);
             let until_then = again.map(|at| at.saturating_duration_since(Instant::now()));
             let longest = until_then.unwrap_or(TURN_MAX).min(TURN_MAX);
             self.driver.turn(longest)?;
             while let Some(event) = self.driver.node.poll_event() {
-                self.contact.handle_event(&mut self.driver, &event)?;
+                self.contacts.handle_event(&mut self.driver, &event)?;
             }
             if self.write_chunks() {
                 return Ok(());
             }
             let counters = self.driver.node.channel_counters(self.channel);
             if let Some(stats) = &mut self.stats {
-                stats.print_when_due(counters, &self.writer, self.contact.is_connected());
+                let upstreams = self.driver.node.upstreams();
+                stats.print_when_due(counters, &self.writer, self.contacts.is_connected(), upstreams);
             }
         }
         Ok(())
@@ -222,15 +232,32 @@ impl Stats {
         Stats { due: Instant::now() }
     }
 
-    fn print_when_due(&mut self, counters: &ChannelCounters, writer: &Writer, connected: bool) {
+    fn print_when_due(
+        &mut self,
+        counters: &ChannelCounters,
+        writer: &Writer,
+        connected: bool,
+        upstreams: impl Iterator<Item = UpstreamSummary>,
+    ) {
         let now = Instant::now();
         if now < self.due {
             return;
         }
         self.due = now + Duration::from_secs(1);
         let figures = writer.figures();
+        let upstream = |upstream: UpstreamSummary| {
+            let (parts, of) = upstream.stripes.share();
+            serde_json::json!({
+                "address": upstream.address.to_string(),
+                "share": format!("{parts}/{of}"),
+                "shards_received": upstream.shards_received,
+                "shards_lost": upstream.shards_lost,
+                "duplicates": upstream.duplicates,
+            })
+        };
         let line = serde_json::json!({
             "connected": connected,
+            "upstreams": upstreams.map(upstream).collect::<Vec<_>>(),
             "chunks": counters.chunks_delivered,
             "skipped": counters.chunks_skipped,
             "shards_received": counters.shards_received,

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::channel::{ChannelKey, ChannelTag};
 use crate::shard_set::ShardSet;
+use crate::stripes::Stripes;
 use crate::wire::{DATAGRAM_BYTES, SIGNATURE_BYTES, Sequence, kind, kind_of};
 use read::Fields;
 
@@ -24,8 +25,11 @@ const SESSION_HEADER_BYTES: usize = 24;
 const HELLO_FIELDS_BYTES: usize = 136;
 const REPAIR_ENTRY_BYTES: usize = 16;
 
-/// A flag of a `Report`: the line is strained.
-const STRAINED: u8 = 1;
+/// A flag of a `Report`, beside the number of stripes: the line is strained.
+const STRAINED: u8 = 0x80;
+
+/// The bits in that byte that hold the number of stripes.
+const STRIPES: u8 = 0x1f;
 
 /// Identifies a session together with the peer's address; chosen at random by the node that was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -162,6 +166,8 @@ pub struct SessionHeader {
 pub struct Report {
     /// The session.
     pub header: SessionHeader,
+    /// Subscribers: what is wanted of each chunk from now on.
+    pub stripes: Stripes,
     /// The sender's clock, µs; any epoch.
     pub stamp_us: u64,
     /// The `stamp_us` of the last `Report` received from the other end; 0 before the first.
@@ -201,6 +207,7 @@ impl Report {
     pub const fn new(header: SessionHeader) -> Report {
         Report {
             header,
+            stripes: Stripes::ALL,
             stamp_us: 0,
             echo_us: 0,
             held_us: 0,

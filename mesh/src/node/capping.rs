@@ -110,12 +110,15 @@ impl Node {
         }
     }
 
-    /// A subscriber with losses is sent parity: it costs more.
+    /// A subscriber with losses is sent parity: it costs more. One that takes some stripes of the channel costs as much less; if it
+    /// takes all, because its other upstream is gone, the ledger knows a second later.
     fn note_costs(&mut self) {
         for (_, session) in &mut self.sessions {
             let Side::Subscriber(subscriber) = &mut session.side else { continue };
             let channel = &self.channels[session.channel];
-            let cost = channel.cost_for(session.peer.address, channel.seats.seat(subscriber.seat).parity);
+            let seat = channel.seats.seat(subscriber.seat);
+            let (parts, of) = seat.stripes.share();
+            let cost = (channel.cost_for(session.peer.address, seat.parity) * parts / of).max(1);
             if subscriber.serial != 0 && subscriber.cost != cost {
                 subscriber.cost = cost;
                 self.siblings.ledger.set_cost(&channel.verifier.key(), subscriber.serial, cost);

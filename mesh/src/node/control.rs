@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 
 use codec::wire::control::{Bye, ByeReason, Control, Nodes, Repair, Report, Sender, SessionHeader};
-use codec::{Sequence, ShardSet};
+use codec::{Sequence, ShardSet, Stripes};
 
 use rand_chacha::rand_core::Rng;
 
@@ -51,16 +51,23 @@ impl Node {
         let index = found.map_err(|reason| self.reset_unknown(from, &report.header, reason))?;
         let session = &mut self.sessions[index];
         session.heard_at = now;
+        let is_latest = session.is_latest(report);
         let since_last = session.note_report(now, report);
         let was_granted = session.dial.is_none();
-        match &session.side {
-            Side::Subscriber(_) => {
-                if self.note_line(now, since_last, index, report) {
+        match &mut session.side {
+            Side::Subscriber(subscriber) => {
+                let seats = &mut self.channels[session.channel].seats;
+                let before = seats.seat(subscriber.seat).stripes;
+                if is_latest {
+                    seats.set_stripes(subscriber.seat, report.stripes);
+                }
+                if self.note_line(now, since_last, before, index, report) {
                     return Ok(());
                 }
             }
-            Side::Upstream(_) => {
+            Side::Upstream(upstream) => {
                 let channel = &mut self.channels[session.channel];
+                upstream.striping.heard(report.echo_us, channel.window.edge());
                 channel.window.hear_of_edge(now, report.highest, was_granted);
                 if channel.has_open_work() {
                     self.tick_at.get_or_insert(now);
@@ -75,8 +82,15 @@ impl Node {
         Ok(())
     }
 
-    /// Takes in what a subscriber says of its line. Returns whether it was let go.
-    fn note_line(&mut self, now: Time, since_last: Duration, index: usize, report: &Report) -> bool {
+    /// Takes in what a subscriber says of its line; `before` is what it wanted until then. Returns whether it was let go.
+    fn note_line(
+        &mut self,
+        now: Time,
+        since_last: Duration,
+        before: Stripes,
+        index: usize,
+        report: &Report,
+    ) -> bool {
         if self.counters.jobs_skipped > self.skipped {
             (self.skipped, self.skipped_at) = (self.counters.jobs_skipped, now);
         }
@@ -86,6 +100,7 @@ impl Node {
             since_last,
             round_trip: session.round_trip,
             data_fanned: channel.data_fanned,
+            stripes: [before, report.stripes],
             queued_ms: self.queued_ms(session.channel),
             late_by: self.late_by(session.channel),
             skipped: now.since(self.skipped_at) < LINE_STRAINED_AFTER,
@@ -145,7 +160,7 @@ impl Node {
         let session = &mut self.sessions[index];
         let channel = &self.channels[session.channel];
         let (edge, settled) = (channel.window.edge(), channel.window.settled());
-        session.report(now, edge, settled, channel.slack(now), &channel.counters)
+        session.report(now, edge, settled, channel.slack(now))
     }
 
     pub(super) fn settled_by(&self, session: usize) -> Sequence {

@@ -117,6 +117,7 @@ impl Node {
         self.dials[index].state = DialState::Live(session);
         if role == Role::Subscribe {
             self.channels[channel].window.join(welcome.start);
+            self.join_others(now, session);
         }
         let is_live = match role {
             Role::Publish => welcome.edge != Sequence(0),

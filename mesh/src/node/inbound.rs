@@ -53,6 +53,7 @@ impl Node {
         if is_new && chunk.asks == 0 {
             upstream.arrivals.note(now, identity.header.capture_us);
         }
+        upstream.striping.note_arrival(now, sequence, chunk.first_seen);
         let slot = chunk.body.as_ref().expect("it was there or was opened").slot;
         channel.window.note_arrival(now, sequence, shard.index());
         self.arena.store(slot, shard.index(), shard.datagram());
@@ -75,10 +76,12 @@ impl Node {
         upstream.datagrams += 1;
         let sequence = shard.header().sequence;
         channel.window.admit(now, sequence)?;
-        let held = channel.window.body_mut(sequence).filter(|body| body.held.contains(shard.index()));
-        if let Some(body) = held {
-            body.came_after_all(shard.index());
+        if let Some(chunk) = channel.window.get_mut(sequence).filter(|chunk| chunk.holds(shard.index())) {
             upstream.duplicates += 1;
+            upstream.striping.note_arrival(now, sequence, chunk.first_seen);
+            if let Some(body) = &mut chunk.body {
+                body.came_after_all(shard.index());
+            }
             return Err(DropReason::Duplicate);
         }
         let known = channel.window.body_mut(sequence).map(|body| body.identity);

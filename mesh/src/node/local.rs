@@ -168,7 +168,7 @@ impl Node {
         body.held = layout.all_shards();
         window.open(now, &header, body);
         self.counters.chunks += 1;
-        self.channels[channel.0].settle(now, &mut self.counters);
+        self.channels[channel.0].settle(now, &mut self.sessions, &mut self.counters);
         self.chunk_grew(now, channel.0, header.sequence);
     }
 

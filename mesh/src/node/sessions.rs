@@ -45,14 +45,13 @@ impl Node {
         seating: Seating,
     ) -> usize {
         let channel = &mut self.channels[channel_index];
-        let base = channel.counters;
         let entry = self.sessions.vacant_entry();
         let index = entry.key();
         let mut start = Sequence(0);
         let side = match peer.peer {
             Sender::Upstream => {
                 channel.upstreams.push(index);
-                Side::Upstream(Box::new(Upstream::new(now, base)))
+                Side::Upstream(Box::new(Upstream::new(now)))
             }
             Sender::Subscriber => {
                 let through = channel.window.edge();
@@ -101,6 +100,9 @@ impl Node {
                 }
             }
             Side::Upstream(_) => channel.upstreams.retain(|upstream| *upstream != index),
+        }
+        if matches!(session.side, Side::Upstream(_)) {
+            self.divide(session.channel);
         }
         match session.dial {
             Some(dial) => self.put_dial_to_rest(dial, index, &session),

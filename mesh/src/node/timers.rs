@@ -6,12 +6,12 @@ use arrayvec::ArrayVec;
 use codec::wire::control::{ByeReason, Control, Nodes, Repair, Wanted};
 use codec::{Sequence, ShardSet};
 
-use crate::channel::Channel;
 use crate::dial::DialState;
 use crate::limits::{
     LEASE, LOST_TO_REPORT, REPAIR_INTERVAL_MAX, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL,
     REPORT_INTERVAL_ENDING, REPORT_INTERVAL_LOSSY, SILENCE_MAX, SWEEP_INTERVAL, TICK_INTERVAL, WRITTEN_KEPT,
 };
+use crate::node::striping::{awaited, whom_to_ask};
 use crate::node::{ChannelId, LostReason, Node};
 use crate::session::Side;
 use crate::source::Cut;
@@ -82,7 +82,14 @@ impl Node {
         self.tell_if_starved(now, index);
         let source = &self.channels[self.sessions[index].channel].source;
         let ending = source.as_ref().is_some_and(|source| source.ended);
-        let interval = if ending { REPORT_INTERVAL_ENDING } else { REPORT_INTERVAL };
+        let unheard = match &mut self.sessions[index].side {
+            Side::Upstream(upstream) => {
+                upstream.striping.say(now);
+                !upstream.striping.is_heard()
+            }
+            Side::Subscriber(_) => false,
+        };
+        let interval = if ending || unheard { REPORT_INTERVAL_ENDING } else { REPORT_INTERVAL };
         self.sessions[index].report_at = now.after(interval);
         let report = self.report(now, index);
         let to = self.sessions[index].peer.address;
@@ -96,23 +103,23 @@ impl Node {
         for index in 0..self.channels.capacity() {
             let Some(channel) = self.channels.get_mut(index) else { continue };
             if channel.window.is_unsettled() {
-                channel.settle(now, &mut self.counters);
+                channel.settle(now, &mut self.sessions, &mut self.counters);
+                self.judge_upstreams(now, index);
                 self.ask_for_repair(now, index);
                 self.report_losses(index);
             }
-            open_work |= self.channels[index].has_open_work();
+            open_work |= self.is_watched_for_quiet(now, index) || self.channels[index].has_open_work();
         }
         self.tick_at = open_work.then_some(now.after(TICK_INTERVAL));
     }
 
     /// Has those who give a channel hear at once of losses that rise: what they do against it they do a second earlier.
     fn report_losses(&mut self, channel: usize) {
-        let Channel { upstreams, counters, .. } = &self.channels[channel];
-        for &index in upstreams {
+        for &index in &self.channels[channel].upstreams {
             let session = &mut self.sessions[index];
             let Side::Upstream(upstream) = &session.side else { continue };
             let usual = (2 * upstream.lost_newly_reported).max(LOST_TO_REPORT);
-            let is_worth_it = counters.shards_lost - upstream.lost_reported >= usual;
+            let is_worth_it = upstream.counted.lost - upstream.lost_reported >= usual;
             if is_worth_it && session.dial.is_some() {
                 session.report_at = session.report_at.min(upstream.reported_at.after(REPORT_INTERVAL_LOSSY));
             }
@@ -124,7 +131,7 @@ impl Node {
         if channel.upstreams.is_empty() {
             return;
         }
-        let session = channel.upstreams[channel.asks % channel.upstreams.len()];
+        let session = whom_to_ask(channel, &self.sessions);
         let round_trip = self.sessions[session].round_trip;
         let mean = round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
         let patience = round_trip.map_or(REPAIR_INTERVAL_MIN, |round_trip| round_trip.timeout());
@@ -134,16 +141,24 @@ impl Node {
         channel.window.set_round_trip(mean);
         let alone = channel.upstreams.len() == 1;
         let again_at = now.after(if alone { patience } else { patience.min(REPAIR_INTERVAL_MAX) });
+        let usual = channel.window.usual_layout();
+        let (upstreams, sessions) = (&channel.upstreams, &self.sessions);
         let due = channel
             .window
             .unsettled_mut()
             .filter(|chunk| chunk.ask_at <= now && chunk.asks < REPAIR_TRIES_MAX && !chunk.is_complete())
             .filter(|chunk| still_waits(chunk, mean));
         let mut wanted: ArrayVec<Wanted, { codec::wire::control::REPAIRS_MAX }> = ArrayVec::new();
-        for chunk in due.take(wanted.capacity()) {
-            let shards = chunk.wanted(!still_waits(chunk, patience + mean));
-            chunk.was_asked(shards, now.after(mean * 7 / 8), again_at);
-            wanted.push(Wanted { sequence: chunk.sequence, shards });
+        for chunk in due {
+            let awaited = awaited(now, chunk, usual, upstreams, sessions);
+            let shards = chunk.wanted(awaited, !still_waits(chunk, patience + mean));
+            if !shards.is_empty() {
+                chunk.was_asked(shards, now.after(mean * 7 / 8), again_at);
+                wanted.push(Wanted { sequence: chunk.sequence, shards });
+            }
+            if wanted.is_full() {
+                break;
+            }
         }
         let room = wanted.remaining_capacity();
         let rumoured = channel.window.rumoured(now, again_at).take(room);

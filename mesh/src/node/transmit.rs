@@ -91,7 +91,7 @@ impl Node {
             while let Some((first, end)) = rest.first_run() {
                 rest = rest.minus(ShardSet::range(first, end));
                 let seats = &mut channel.seats;
-                let run = Run { slot, layout, first, end, train_max, is_late };
+                let run = Run { slot, sequence, layout, first, end, train_max, is_late };
                 self.fanout.add(now, index, seats, run, &mut self.counters);
             }
         }

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 
 use codec::wire::control::Hello;
-use codec::{ChannelKey, InvalidKey};
+use codec::{ChannelKey, InvalidKey, Stripes};
 
 use crate::dial::DialState;
 use crate::limits::{REFUSED_AGAIN, STARVED_MAX};
@@ -34,8 +34,9 @@ pub struct UpstreamSummary {
     pub spread_us: i64,
     /// Shards received and kept.
     pub shards_received: u64,
-    /// Data shards of the channel that did not come by themselves in the time of this session; if there are several, from
-    /// none of them.
+    /// What it is to give of each chunk.
+    pub stripes: Stripes,
+    /// Of what it was to give, data shards that did not come by themselves from anybody.
     pub shards_lost: u64,
     /// Of those, made good by the erasure code.
     pub shards_recovered: u64,
@@ -63,7 +64,6 @@ impl Node {
             let session = &self.sessions[index];
             let Side::Upstream(upstream) = &session.side else { return None };
             let channel = &self.channels[session.channel];
-            let (counters, base) = (&channel.counters, &upstream.base);
             Some(UpstreamSummary {
                 key: channel.verifier.key(),
                 address: session.peer.address,
@@ -74,9 +74,10 @@ impl Node {
                 delay_us_min: upstream.arrivals.fastest(),
                 spread_us: upstream.arrivals.spread_us().into(),
                 shards_received: upstream.shards_received,
-                shards_lost: counters.shards_lost - base.shards_lost,
-                shards_recovered: counters.shards_recovered - base.shards_recovered,
-                shards_repaired: counters.shards_repaired - base.shards_repaired,
+                stripes: upstream.striping.wanted(),
+                shards_lost: upstream.counted.lost,
+                shards_recovered: upstream.counted.recovered,
+                shards_repaired: upstream.counted.repaired,
                 duplicates: upstream.duplicates,
             })
         })

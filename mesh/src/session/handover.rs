@@ -74,7 +74,7 @@ impl Upstream {
         PublisherState {
             session,
             shards_received: self.shards_received,
-            base: self.base,
+            counted: self.counted,
             wasted_checks: self.wasted_checks,
             datagrams: self.datagrams,
             arrivals: self.arrivals.clone(),
@@ -87,7 +87,9 @@ impl Upstream {
             wasted_checks: state.wasted_checks.no_later_than(now),
             datagrams: state.datagrams,
             arrivals: state.arrivals.clone(),
-            ..Upstream::new(now, state.base)
+            counted: state.counted,
+            lost_reported: state.counted.lost,
+            ..Upstream::new(now)
         }
     }
 }

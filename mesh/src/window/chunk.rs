@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
-use codec::{ChunkIdentity, Sequence, ShardSet};
+use codec::{ChunkIdentity, Sequence, ShardSet, SlotLayout};
+use derive_more::AddAssign;
+use serde::{Deserialize, Serialize};
 
 use crate::arena::{Arena, SlotRef};
 use crate::time::Time;
@@ -145,19 +147,35 @@ impl Chunk {
         self.body.as_ref().is_some_and(|body| body.data_missing().is_empty())
     }
 
+    pub(crate) fn holds(&self, shard: usize) -> bool {
+        self.body.as_ref().is_some_and(|body| body.held.contains(shard))
+    }
+
+    pub(crate) fn is_lent(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.is_lent)
+    }
+
     pub(crate) fn is_join_point(&self) -> bool {
         self.body.as_ref().is_some_and(|body| body.identity.header.join_distance == 0)
     }
 
     /// What to ask for: data first, and no more than makes the chunk decodable; a few more, some of which may be lost again,
-    /// when it was asked for before or there is no time to ask again.
-    pub(crate) fn wanted(&self, is_last_chance: bool) -> ShardSet {
-        let Some(body) = &self.body else { return ShardSet::ALL };
+    /// when it was asked for before or there is no time to ask again. Nothing for what may still come by itself (`awaited`).
+    pub(crate) fn wanted(&self, awaited: ShardSet, is_last_chance: bool) -> ShardSet {
+        let Some(body) = &self.body else {
+            return if awaited.is_empty() { ShardSet::ALL } else { ShardSet::EMPTY };
+        };
         let layout = body.identity.header.layout();
-        let short = layout.data_shards().saturating_sub(body.held.len());
-        let short = if is_last_chance || self.asks > 0 { short + 1 + short / 4 } else { short };
-        let missing = layout.all_shards().minus(body.held);
+        let short = layout.data_shards().saturating_sub(body.held.union(awaited).len());
+        let is_repeated = short > 0 && (is_last_chance || self.asks > 0);
+        let short = if is_repeated { short + 1 + short / 4 } else { short };
+        let missing = layout.all_shards().minus(body.held).minus(awaited);
         if body.inconsistent { body.data_missing() } else { missing.lowest(short) }
+    }
+
+    /// How many shards it has; as many as `usual` where that is not known.
+    pub(crate) fn layout(&self, usual: SlotLayout) -> SlotLayout {
+        self.body.as_ref().map_or(usual, |body| body.identity.header.layout())
     }
 
     /// It was asked for these shards; no answer can come before `answer_at`, and none is late before `ask_again_at`.
@@ -189,10 +207,41 @@ impl Chunk {
 }
 
 /// What became of a settled chunk's data shards.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Settled {
+    pub(crate) sequence: Sequence,
+    pub(crate) layout: SlotLayout,
+    pub(crate) lost: ShardSet,
+    pub(crate) recovered: ShardSet,
+    pub(crate) repaired: ShardSet,
+}
+
+impl Settled {
+    /// What became of those of its data shards that are in `part`.
+    pub(crate) fn within(&self, part: ShardSet) -> Counted {
+        let count = |shards: ShardSet| part.intersection(shards).len() as u64;
+        let (expected, lost) = (count(self.layout.data_set()), count(self.lost));
+        Counted {
+            chunks: u64::from(expected > 0),
+            expected,
+            lost,
+            lost_squares: lost * lost,
+            recovered: count(self.recovered),
+            repaired: count(self.repaired),
+        }
+    }
+}
+
+/// What became of the data shards of settled chunks, or of a part of each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, AddAssign, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    /// Chunks of which there were any.
+    pub(crate) chunks: u64,
     pub(crate) expected: u64,
+    /// Those that did not come by themselves, and the sum over the chunks of their squares.
     pub(crate) lost: u64,
+    pub(crate) lost_squares: u64,
+    /// Of the lost, those made good by the erasure code and by repair.
     pub(crate) recovered: u64,
     pub(crate) repaired: u64,
 }

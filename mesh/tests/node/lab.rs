@@ -69,6 +69,8 @@ pub(crate) struct Net {
     pub(crate) link: Link,
     /// Of the hosts that are metered: when they sent how much, headers of IP and UDP included.
     pub(crate) metered: BTreeMap<usize, Vec<(Time, u64)>>,
+    /// Of what these hosts send.
+    pub(crate) links: BTreeMap<usize, Link>,
     /// Every shard datagram that was sent, when it is to be kept.
     pub(crate) recorded: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
 }
@@ -104,6 +106,7 @@ impl Net {
             order: 0,
             link,
             metered: BTreeMap::new(),
+            links: BTreeMap::new(),
             recorded: None,
         }
     }
@@ -244,6 +247,7 @@ impl Net {
 
     fn send_all(&mut self, host: usize) {
         let from = self.hosts[host].address;
+        let link = *self.links.get(&host).unwrap_or(&self.link);
         for (to, bytes) in self.take_sent(host) {
             if let Some(sent) = self.metered.get_mut(&host) {
                 sent.push((self.now, bytes.len() as u64 + 28));
@@ -253,12 +257,12 @@ impl Net {
             {
                 recorded.push((from, to, bytes.clone()));
             }
-            let loss = if bytes[3] == 0 { self.link.loss_permille } else { self.link.control_loss_permille };
-            let copies = 1 + usize::from(self.draw(1_000) < self.link.duplicate_permille);
+            let loss = if bytes[3] == 0 { link.loss_permille } else { link.control_loss_permille };
+            let copies = 1 + usize::from(self.draw(1_000) < link.duplicate_permille);
             for _ in 0..copies {
                 if self.draw(1_000) >= loss {
-                    let jitter = self.draw(self.link.jitter.as_micros() as u32 + 1);
-                    let at = self.now.after(self.link.delay + Duration::from_micros(u64::from(jitter)));
+                    let jitter = self.draw(link.jitter.as_micros() as u32 + 1);
+                    let at = self.now.after(link.delay + Duration::from_micros(u64::from(jitter)));
                     self.order += 1;
                     self.in_flight.insert((at, self.order), InFlight { from, to, bytes: bytes.clone() });
                 }

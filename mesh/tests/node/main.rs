@@ -8,3 +8,4 @@ mod handover;
 mod hostile;
 mod lab;
 mod stream;
+mod two_upstreams;

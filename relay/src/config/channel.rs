@@ -21,7 +21,7 @@ pub struct Channel {
     pub subscribers: Option<usize>,
     /// Mbit/s of its shards that leave at most, IP headers included; `None` or 0: no cap of its own.
     pub egress_mbps: Option<u64>,
-    /// Relays that it is pulled from, one at a time: `host:port`, at most eight.
+    /// Relays that it is pulled from, [`super::Config::upstreams_at_once`] at a time: `host:port`, at most eight.
     pub upstreams: Vec<String>,
 }
 

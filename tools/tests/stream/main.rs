@@ -11,3 +11,4 @@ mod outputs;
 mod processes;
 mod sample;
 mod trouble;
+mod two_upstreams;

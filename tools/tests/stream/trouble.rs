@@ -160,14 +160,14 @@ fn a_silent_relay_is_told_of_the_input_goes_on_and_so_does_the_stream_once_the_r
 }
 
 /// A stream that goes on by itself until it is told to end.
-struct Live {
+pub(crate) struct Live {
     written: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     writer: thread::JoinHandle<Vec<u8>>,
 }
 
 impl Live {
-    fn start(mut input: std::process::ChildStdin) -> Live {
+    pub(crate) fn start(mut input: std::process::ChildStdin) -> Live {
         let (written, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, end) = (Arc::clone(&written), Arc::clone(&stop));
         let writer = thread::spawn(move || {
@@ -186,12 +186,12 @@ impl Live {
         Live { written, stop, writer }
     }
 
-    fn written(&self) -> usize {
+    pub(crate) fn written(&self) -> usize {
         self.written.load(Ordering::Acquire)
     }
 
     /// Ends the stream; returns all of it.
-    fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.stop.store(true, Ordering::Release);
         self.writer.join().unwrap()
     }

@@ -62,6 +62,7 @@ impl Fields<'_> {
         self.length(SESSION_HEADER_BYTES + 88)?;
         Ok(Report {
             header: self.session_header()?,
+            stripes: Stripes::new(self.bytes[5] & STRIPES, u16_at(self.bytes, 6)).ok_or(self.bad_value(5))?,
             stamp_us: u64_at(self.bytes, 24),
             echo_us: u64_at(self.bytes, 32),
             held_us: u32_at(self.bytes, 40),

@@ -64,6 +64,8 @@ impl Refuse {
 impl Report {
     pub(super) fn encode(&self) -> ControlBytes {
         let mut out = start_session(kind::REPORT, &self.header);
+        out[5] = self.stripes.of() | if self.strained { STRAINED } else { 0 };
+        out[6..8].copy_from_slice(&self.stripes.wanted().to_be_bytes());
         put(&mut out, &self.stamp_us.to_be_bytes());
         put(&mut out, &self.echo_us.to_be_bytes());
         put(&mut out, &self.held_us.to_be_bytes());
@@ -75,7 +77,6 @@ impl Report {
         counts.iter().for_each(|count| put(&mut out, &count.to_be_bytes()));
         put(&mut out, &self.slack_ms.to_be_bytes());
         put(&mut out, &self.queued_ms.to_be_bytes());
-        out[5] = if self.strained { STRAINED } else { 0 };
         out
     }
 }

@@ -1,0 +1,187 @@
+//! Several upstreams of one channel: each gives its stripes, and when one does not, the others give them.
+
+use arrayvec::ArrayVec;
+use codec::{ShardSet, SlotLayout, Stripes};
+use slab::Slab;
+
+use crate::channel::Channel;
+use crate::limits::{DIALS_PER_CHANNEL_MAX, QUIET_MAX, REPAIR_TRIES_PER_WHOM, UPSTREAMS_PER_CHANNEL_MAX};
+use crate::node::Node;
+use crate::session::{Session, Side};
+use crate::striping::{Standing, Striping};
+use crate::time::Time;
+use crate::window::Chunk;
+
+const _: () = assert!(DIALS_PER_CHANNEL_MAX <= codec::STRIPES_MAX as usize, "a stripe for every dial");
+
+impl Node {
+    /// A session with an upstream that was dialled has begun. It is tried first, if it is not the only one.
+    pub(super) fn join_others(&mut self, now: Time, session: usize) {
+        let channel = self.sessions[session].channel;
+        if self.members(channel).len() > 1 {
+            self.striping_mut(session).try_again(now);
+        }
+        self.divide(channel);
+    }
+
+    /// The upstreams that a channel is divided among: those that were dialled. A publisher that came by itself gives all.
+    fn members(&self, channel: usize) -> ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX> {
+        let upstreams = self.channels[channel].upstreams.iter().copied();
+        upstreams.filter(|session| self.sessions[*session].dial.is_some()).collect()
+    }
+
+    fn striping(&self, session: usize) -> &Striping {
+        striping_of(&self.sessions, session)
+    }
+
+    fn striping_mut(&mut self, session: usize) -> &mut Striping {
+        match &mut self.sessions[session].side {
+            Side::Upstream(upstream) => &mut upstream.striping,
+            Side::Subscriber(_) => unreachable!("a channel's upstreams are upstreams"),
+        }
+    }
+
+    /// Settles who is to give what. As long as one is not good, those who are give everything; whoever is on trial gives what it
+    /// will give afterwards, whoever has failed gives nothing.
+    pub(super) fn divide(&mut self, channel: usize) {
+        let members = self.members(channel);
+        if members.iter().all(|session| self.striping(*session).is_failed()) {
+            members.iter().for_each(|session| self.striping_mut(*session).trust());
+        }
+        let counts = |standing: fn(Standing) -> bool| {
+            let of = |session: &&usize| standing(self.striping(**session).standing);
+            members.iter().filter(of).count()
+        };
+        let good = counts(|standing| standing == Standing::Good);
+        let failed = counts(|standing| matches!(standing, Standing::Failed { .. }));
+        let on_trial = members.len() - good - failed;
+        let carries = |standing: Standing| match standing {
+            Standing::Good => true,
+            Standing::OnTrial { .. } => good == 0,
+            Standing::Failed { .. } => false,
+        };
+        let carriers = if good > 0 { good } else { on_trial };
+        let mut rank = 0;
+        for (place, &session) in members.iter().enumerate() {
+            let standing = self.striping(session).standing;
+            let wanted = match standing {
+                _ if carries(standing) => {
+                    rank += 1;
+                    Stripes::one(rank - 1, carriers)
+                }
+                Standing::Failed { .. } => Stripes::NONE,
+                _ => Stripes::one(place, members.len()),
+            };
+            if self.striping_mut(session).want(wanted) {
+                self.sessions[session].report_at = Time::default();
+            }
+        }
+        self.channels[channel].is_short = failed > 0;
+    }
+
+    /// Finds out who does not give what it is to give, and has the others give it.
+    pub(super) fn judge_upstreams(&mut self, now: Time, index: usize) {
+        let members = self.members(index);
+        if members.len() < 2 {
+            return;
+        }
+        self.note_overdue(now, index, &members);
+        let mut changed = false;
+        for &session in &members {
+            let striping = self.striping(session);
+            let outdone = |other: &&usize| {
+                let other = self.striping(**other);
+                other.standing == Standing::Good && striping.misses_more_than(other)
+            };
+            let fails = striping.is_silent() || members.iter().any(|other| outdone(&other));
+            let mut others = members.iter().filter(|other| **other != session);
+            let has_others = others.any(|other| !self.striping(*other).is_failed());
+            let striping = self.striping_mut(session);
+            if fails && has_others && !striping.is_failed() {
+                striping.fail(now);
+                changed = true;
+            }
+            changed |= striping.review(now, has_others);
+        }
+        if changed {
+            self.divide(index);
+        }
+    }
+
+    /// Whose part of a chunk is overdue although others' came.
+    fn note_overdue(&mut self, now: Time, index: usize, members: &[usize]) {
+        let usual = self.channels[index].window.usual_layout();
+        let (channel, sessions) = (&mut self.channels[index], &mut self.sessions);
+        for chunk in channel.window.unsettled_mut().filter(|chunk| !chunk.is_complete() && !chunk.is_lent()) {
+            let (sequence, first_seen, layout) = (chunk.sequence, chunk.first_seen, chunk.layout(usual));
+            let held = chunk.body.as_ref().map_or(ShardSet::EMPTY, |body| body.held);
+            let came = |session: usize| striping_of(sessions, session).came_at >= first_seen;
+            let last_to_come = members.iter().filter(|session| came(**session)).count();
+            for &session in members {
+                let Side::Upstream(upstream) = &mut sessions[session].side else { continue };
+                let striping = &mut upstream.striping;
+                let is_silent = striping.came_at < first_seen && last_to_come > 0;
+                if !striping.is_failed() && striping.is_to_judge(now, sequence, first_seen) && is_silent {
+                    let part = striping.shards(sequence, layout).intersection(layout.data_set());
+                    striping.note_silence(part.minus(held).len());
+                }
+            }
+        }
+    }
+
+    /// While an upstream gives nothing, the node looks whether the others go on giving: with nothing from anybody, each is as
+    /// good as the other. Returns whether it has to look again soon.
+    pub(super) fn is_watched_for_quiet(&mut self, now: Time, index: usize) -> bool {
+        let channel = &self.channels[index];
+        if !channel.is_short || channel.window.has_ended() {
+            return false;
+        }
+        let is_quiet = now.since(channel.fresh_at) > QUIET_MAX;
+        if is_quiet {
+            for session in self.members(index) {
+                self.striping_mut(session).trust();
+            }
+            self.divide(index);
+        }
+        !is_quiet
+    }
+}
+
+fn striping_of(sessions: &Slab<Session>, session: usize) -> &Striping {
+    match &sessions[session].side {
+        Side::Upstream(upstream) => &upstream.striping,
+        Side::Subscriber(_) => unreachable!("a channel's upstreams are upstreams"),
+    }
+}
+
+/// Which data shards of a chunk may still come by itself from one of several upstreams, so that nobody is to be asked for it.
+pub(super) fn awaited(
+    now: Time,
+    chunk: &Chunk,
+    usual: SlotLayout,
+    upstreams: &[usize],
+    sessions: &Slab<Session>,
+) -> ShardSet {
+    if upstreams.len() < 2 {
+        return ShardSet::EMPTY;
+    }
+    let age = now.since(chunk.first_seen);
+    let stripings = upstreams.iter().map(|session| striping_of(sessions, *session));
+    let patient = stripings.filter(|striping| !striping.is_failed() && age < striping.patience());
+    let held = chunk.body.as_ref().map_or(ShardSet::EMPTY, |body| body.held);
+    let layout = chunk.layout(usual);
+    // Of parity it is not known how much is sent.
+    let missing = layout.data_set().minus(held);
+    let parts = patient.map(|striping| striping.shards(chunk.sequence, layout).intersection(missing));
+    parts.fold(ShardSet::EMPTY, ShardSet::union)
+}
+
+/// The upstream whose turn it is to be asked for repair: of those that have not failed, unless they were asked in vain.
+pub(super) fn whom_to_ask(channel: &mut Channel, sessions: &Slab<Session>) -> usize {
+    let in_vain = channel.window.unsettled_mut().any(|chunk| chunk.asks >= REPAIR_TRIES_PER_WHOM);
+    let all = &channel.upstreams;
+    let relied_on: ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX> =
+        all.iter().copied().filter(|session| !striping_of(sessions, *session).is_failed()).collect();
+    let whom = if in_vain || relied_on.is_empty() { all } else { &relied_on };
+    whom[channel.asks % whom.len()]
+}

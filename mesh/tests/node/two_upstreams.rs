@@ -1,0 +1,241 @@
+//! A channel from several upstreams at a time: each gives its part, and the others give the part of one that does not.
+
+use std::time::Duration;
+
+use codec::{Sequence, Stripes};
+use mesh::limits::{HOLD_OFF_MIN, LAG_MAX, TRIAL_TIME};
+use mesh::{ChannelId, UpstreamSummary};
+
+use crate::lab::{CLEAN, LOSSY, Link, Net, address, key, relay_config};
+
+/// 4 Mbit/s.
+const RATE: usize = 500_000;
+
+/// So much of the stream may be under way to the viewer: a chunk's time, one for what is found missing, and the way.
+const BEHIND_MAX: Duration = Duration::from_millis(200);
+
+/// The same where shards are lost on each of two or three links: the viewers here leave time, so repair takes the place of
+/// parity, and a chunk may need a few rounds of it on each.
+const BEHIND_MAX_LOSSY: Duration = Duration::from_millis(500);
+
+const HALVES: [Stripes; 2] = [Stripes::one(0, 2), Stripes::one(1, 2)];
+
+struct Two {
+    net: Net,
+    relays: Vec<usize>,
+    publisher: usize,
+    channel: ChannelId,
+    /// Whoever takes the channel from all relays.
+    taker: usize,
+    viewer: usize,
+    published: Vec<u8>,
+}
+
+impl Two {
+    /// A viewer of two relays to which one publisher publishes.
+    fn with_viewer(seed: u64, link: Link) -> Two {
+        let mut net = Net::new(seed, link);
+        let relays: Vec<usize> = (0..2).map(|_| net.add(relay_config())).collect();
+        let (viewer, _) = net.viewer(relays[0], Sequence(0));
+        let (now, sink) = (net.now, net.sink(viewer));
+        net.node(viewer).dial(now, sink, address(relays[1]));
+        Two::publish(net, relays, viewer, viewer)
+    }
+
+    /// The same with a relay in between, which takes the channel from `count` relays.
+    fn with_relay(seed: u64, link: Link, count: usize) -> Two {
+        let mut net = Net::new(seed, link);
+        let relays: Vec<usize> = (0..count).map(|_| net.add(relay_config())).collect();
+        let taker = net.add(relay_config());
+        let now = net.now;
+        for relay in &relays {
+            net.node(taker).pull(now, &key(), address(*relay)).expect("a valid key");
+        }
+        let (viewer, _) = net.viewer(taker, Sequence(0));
+        Two::publish(net, relays, taker, viewer)
+    }
+
+    fn publish(mut net: Net, relays: Vec<usize>, taker: usize, viewer: usize) -> Two {
+        let (publisher, channel) = net.publisher(relays[0]);
+        let now = net.now;
+        for relay in &relays[1..] {
+            net.node(publisher).dial(now, channel, address(*relay));
+        }
+        net.run(Duration::from_secs(2));
+        Two { net, relays, publisher, channel, taker, viewer, published: Vec::new() }
+    }
+
+    /// Publishes for a while. The viewer is never far behind.
+    fn stream(&mut self, duration: Duration) {
+        for _ in 0..duration.as_millis() / 10 {
+            let piece = self.net.stream_without_join_point(self.publisher, self.channel, 1, RATE);
+            self.published.extend(piece);
+            let behind = self.published.len() - self.net.output(self.viewer).len();
+            let behind_max = if self.net.link.loss_permille > 0 { BEHIND_MAX_LOSSY } else { BEHIND_MAX };
+            let allowed = RATE * behind_max.as_millis() as usize / 1_000;
+            assert!(behind <= allowed, "{behind} bytes behind, {allowed} may be, at {:?}", self.upstreams());
+        }
+    }
+
+    /// Publishes until both are relied on.
+    fn stream_until_halved(&mut self) {
+        self.stream(TRIAL_TIME + Duration::from_secs(2));
+        assert!(self.is_halved(), "{:?}", self.upstreams());
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamSummary> {
+        let mut upstreams: Vec<_> = self.net.peek(self.taker).upstreams().collect();
+        upstreams.sort_by_key(|upstream| upstream.address);
+        upstreams
+    }
+
+    fn is_halved(&self) -> bool {
+        let stripes = self.stripes();
+        HALVES.iter().all(|half| stripes.contains(half))
+    }
+
+    fn stripes(&self) -> Vec<Stripes> {
+        self.upstreams().iter().map(|upstream| upstream.stripes).collect()
+    }
+
+    /// Shards that each relay sends to the taker while `act` runs.
+    fn sent_during(&mut self, act: impl FnOnce(&mut Two)) -> Vec<usize> {
+        self.net.recorded = Some(Vec::new());
+        act(self);
+        let recorded = self.net.recorded.take().unwrap();
+        let of = |relay: usize| {
+            let route = (address(relay), address(self.taker));
+            recorded.iter().filter(|(from, to, _)| (*from, *to) == route).count()
+        };
+        self.relays.iter().map(|relay| of(*relay)).collect()
+    }
+
+    /// The viewer has had every byte.
+    fn finish(mut self) {
+        let now = self.net.now;
+        self.net.node(self.publisher).finish(now, self.channel);
+        let viewer = self.viewer;
+        self.net.run_to(Duration::from_secs(5), "the end has come through", |net| net.has_ended(viewer));
+        assert!(self.net.output(viewer) == self.published, "bytes are missing");
+    }
+}
+
+#[test]
+fn two_good_upstreams_give_a_half_each_and_together_one_copy() {
+    for mut two in [Two::with_viewer(300, CLEAN), Two::with_relay(301, CLEAN, 2)] {
+        two.stream_until_halved();
+        let before = two.net.peek(two.taker).counters().shards_stored;
+        let sent = two.sent_during(|two| two.stream(Duration::from_secs(10)));
+        let stored = (two.net.peek(two.taker).counters().shards_stored - before) as usize;
+        let total: usize = sent.iter().sum();
+        assert!(stored > 4_000 && total * 100 <= stored * 102, "{sent:?} for {stored}");
+        assert!(sent.iter().all(|half| (45..=55).contains(&(half * 100 / total))), "{sent:?}");
+        two.finish();
+    }
+}
+
+#[test]
+fn three_upstreams_give_a_third_each_and_when_one_is_gone_the_others_a_half() {
+    let mut three = Two::with_relay(302, CLEAN, 3);
+    three.stream(TRIAL_TIME + Duration::from_secs(2));
+    assert_eq!(three.stripes(), [0, 1, 2].map(|place| Stripes::one(place, 3)));
+    three.net.kill(three.relays[1]);
+    three.stream(Duration::from_millis(300));
+    assert_eq!(three.stripes(), [HALVES[0], Stripes::NONE, HALVES[1]]);
+    three.stream(Duration::from_secs(10));
+    three.finish();
+}
+
+#[test]
+fn when_one_of_two_upstreams_is_gone_no_byte_is_missing_and_the_viewer_is_not_held_up() {
+    for (round, link) in [CLEAN, CLEAN, LOSSY, LOSSY].into_iter().enumerate() {
+        for through_a_relay in [false, true] {
+            let seed = 310 + round as u64;
+            let mut two = match through_a_relay {
+                true => Two::with_relay(seed, link, 2),
+                false => Two::with_viewer(seed, link),
+            };
+            two.stream_until_halved();
+            two.stream(Duration::from_millis(20 * round as u64));
+            two.net.kill(two.relays[round % 2]);
+            two.stream(Duration::from_millis(400));
+            let mut expected = [Stripes::ALL; 2];
+            expected[round % 2] = Stripes::NONE;
+            assert_eq!(two.stripes(), expected);
+            two.stream(Duration::from_secs(10));
+            two.finish();
+        }
+    }
+}
+
+#[test]
+fn an_upstream_that_is_back_gives_its_half_again() {
+    let mut two = Two::with_viewer(320, CLEAN);
+    two.stream_until_halved();
+    two.net.kill(two.relays[1]);
+    two.stream(Duration::from_secs(5));
+    two.net.start(two.relays[1], relay_config());
+    two.stream(Duration::from_secs(8));
+    assert!(two.is_halved(), "{:?}", two.upstreams());
+    two.finish();
+}
+
+#[test]
+fn an_upstream_that_loses_some_keeps_its_half_and_is_told_of_its_own_loss_alone() {
+    let mut two = Two::with_viewer(330, CLEAN);
+    two.net.links.insert(two.relays[1], Link { loss_permille: 50, ..CLEAN });
+    two.stream_until_halved();
+    two.stream(Duration::from_secs(10));
+    assert!(two.is_halved(), "{:?}", two.upstreams());
+    let [good, lossy] = &two.upstreams()[..] else { panic!("two upstreams") };
+    assert!(good.shards_lost == 0 && lossy.shards_lost > 100, "{good:?} {lossy:?}");
+    two.finish();
+}
+
+#[test]
+fn an_upstream_that_loses_much_gives_nothing_until_it_is_better() {
+    let mut two = Two::with_viewer(340, CLEAN);
+    two.stream_until_halved();
+    two.net.links.insert(two.relays[1], Link { loss_permille: 600, ..CLEAN });
+    two.stream(Duration::from_secs(2));
+    assert_eq!(two.stripes(), [Stripes::ALL, Stripes::NONE]);
+    let sent = two.sent_during(|two| two.stream(Duration::from_secs(30)));
+    assert!(sent[1] * 5 < sent[0], "{sent:?}: trials are seldom");
+    two.net.links.clear();
+    two.stream(HOLD_OFF_MIN * 16 + TRIAL_TIME * 2);
+    assert!(two.is_halved(), "{:?}", two.upstreams());
+    two.finish();
+}
+
+#[test]
+fn an_upstream_that_lags_a_little_is_waited_for_and_one_that_lags_much_gives_nothing() {
+    let slow = |delay_ms| Link { delay: Duration::from_millis(delay_ms), ..CLEAN };
+    let mut two = Two::with_viewer(350, CLEAN);
+    two.net.links.insert(two.relays[1], slow(40));
+    two.stream_until_halved();
+    let before = two.net.peek(two.taker).counters().shards_stored;
+    let sent: usize = two.sent_during(|two| two.stream(Duration::from_secs(5))).iter().sum();
+    let stored = (two.net.peek(two.taker).counters().shards_stored - before) as usize;
+    assert!(sent * 100 <= stored * 102, "{sent} for {stored}: it was not asked for what was on its way");
+    let lag = Duration::from_millis(300);
+    assert!(lag > LAG_MAX);
+    two.net.links.insert(two.relays[1], slow(lag.as_millis() as u64));
+    two.stream(Duration::from_secs(2));
+    assert_eq!(two.stripes(), [Stripes::ALL, Stripes::NONE]);
+    two.finish();
+}
+
+#[test]
+fn when_all_are_silent_whoever_comes_back_first_gives_everything() {
+    let mut two = Two::with_viewer(360, CLEAN);
+    two.net.links.insert(two.relays[1], Link { loss_permille: 600, ..CLEAN });
+    two.stream(Duration::from_secs(6));
+    assert_eq!(two.stripes()[0], Stripes::ALL);
+    two.net.links.clear();
+    // The one that gives everything goes while the other gives nothing.
+    two.net.kill(two.relays[0]);
+    let piece = two.net.stream_without_join_point(two.publisher, two.channel, 50, RATE);
+    two.published.extend(piece);
+    two.stream(Duration::from_secs(5));
+    two.finish();
+}
