@@ -154,6 +154,16 @@ fn striping_of(sessions: &Slab<Session>, session: usize) -> &Striping {
     }
 }
 
+/// Those of several upstreams whose part nobody else gives: the good ones. Whoever is on trial may be gone still.
+fn relied_on(upstreams: &[usize], sessions: &Slab<Session>) -> ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX> {
+    let those = |fits: fn(&Striping) -> bool| {
+        let of = |session: &usize| fits(striping_of(sessions, *session));
+        upstreams.iter().copied().filter(of).collect::<ArrayVec<_, _>>()
+    };
+    let good = those(|striping| striping.standing == Standing::Good);
+    if good.is_empty() { those(|striping| !striping.is_failed()) } else { good }
+}
+
 /// Which data shards of a chunk may still come by itself from one of several upstreams, so that nobody is to be asked for it.
 pub(super) fn awaited(
     now: Time,
@@ -166,8 +176,9 @@ pub(super) fn awaited(
         return ShardSet::EMPTY;
     }
     let age = now.since(chunk.first_seen);
-    let stripings = upstreams.iter().map(|session| striping_of(sessions, *session));
-    let patient = stripings.filter(|striping| !striping.is_failed() && age < striping.patience());
+    let relied_on = relied_on(upstreams, sessions);
+    let stripings = relied_on.iter().map(|session| striping_of(sessions, *session));
+    let patient = stripings.filter(|striping| age < striping.patience());
     let held = chunk.body.as_ref().map_or(ShardSet::EMPTY, |body| body.held);
     let layout = chunk.layout(usual);
     // Of parity it is not known how much is sent.
@@ -176,12 +187,11 @@ pub(super) fn awaited(
     parts.fold(ShardSet::EMPTY, ShardSet::union)
 }
 
-/// The upstream whose turn it is to be asked for repair: of those that have not failed, unless they were asked in vain.
+/// The upstream whose turn it is to be asked for repair: of those that are relied on, unless they were asked in vain.
 pub(super) fn whom_to_ask(channel: &mut Channel, sessions: &Slab<Session>) -> usize {
     let in_vain = channel.window.unsettled_mut().any(|chunk| chunk.asks >= REPAIR_TRIES_PER_WHOM);
     let all = &channel.upstreams;
-    let relied_on: ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX> =
-        all.iter().copied().filter(|session| !striping_of(sessions, *session).is_failed()).collect();
+    let relied_on = relied_on(all, sessions);
     let whom = if in_vain || relied_on.is_empty() { all } else { &relied_on };
     whom[channel.asks % whom.len()]
 }

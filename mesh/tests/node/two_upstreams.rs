@@ -16,7 +16,7 @@ const BEHIND_MAX: Duration = Duration::from_millis(200);
 
 /// The same where shards are lost on each of two or three links: the viewers here leave time, so repair takes the place of
 /// parity, and a chunk may need a few rounds of it on each.
-const BEHIND_MAX_LOSSY: Duration = Duration::from_millis(500);
+const BEHIND_MAX_LOSSY: Duration = Duration::from_millis(300);
 
 const HALVES: [Stripes; 2] = [Stripes::one(0, 2), Stripes::one(1, 2)];
 
