@@ -37,9 +37,7 @@ use crate::fair::FairQueue;
 use crate::fanout::Fanout;
 use crate::hash::{SeededMap, SeededState};
 use crate::ledger::Ledger;
-use crate::limits::{
-    ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, ChannelLimits, EVENTS_PER_DIAL_MAX, Limits, REFUSED_SENDS_MAX,
-};
+use crate::limits::{ANSWER_QUEUE_MAX, CONTROL_QUEUE_MAX, ChannelLimits, EVENTS_PER_DIAL_MAX, Limits};
 use crate::memory::Memory;
 use crate::outbox::{Outbox, Payload, Transmit};
 use crate::session::{Backlog, PeerKey, Session};
@@ -561,20 +559,6 @@ impl Node {
                 self.arena.bytes(range)
             }
             Payload::Control(range) => &outbox.control_bytes()[range.clone()],
-        }
-    }
-
-    /// The kernel would not send to this address: the subscribers there are let go if that goes on.
-    pub fn note_refused(&mut self, address: SocketAddr) {
-        for index in 0..self.channels.capacity() {
-            let Some(channel) = self.channels.get(index) else { continue };
-            let peer = PeerKey { address, tag: channel.verifier.tag(), peer: Sender::Subscriber };
-            let Some(&session) = self.sessions_by_peer.get(&peer) else { continue };
-            self.sessions[session].refused_sends += 1;
-            if self.sessions[session].refused_sends >= REFUSED_SENDS_MAX {
-                self.counters.sessions_unreachable += 1;
-                self.end_session(session);
-            }
         }
     }
 

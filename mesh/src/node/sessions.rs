@@ -1,11 +1,13 @@
 //! Sessions begin and end, whichever side said `Hello`.
 
+use std::net::SocketAddr;
+
 use codec::wire::control::{Sender, SessionId};
 use codec::{Sequence, ShardSet};
 
 use crate::dial::DialState;
 use crate::fanout::Seat;
-use crate::limits::{HELLO_WAIT_MAX, SESSION_WORTH, TICK_INTERVAL};
+use crate::limits::{HELLO_WAIT_MAX, REFUSED_SENDS_MAX, SESSION_WORTH, TICK_INTERVAL};
 use crate::node::Node;
 use crate::session::{Backlog, PeerKey, Session, Side, Subscriber, Upstream};
 use crate::time::Time;
@@ -109,6 +111,20 @@ impl Node {
             None => self.count_granted(session.peer, -1),
         }
         session
+    }
+
+    /// The kernel would not send to this address: the subscribers there are let go if that goes on.
+    pub fn note_refused(&mut self, address: SocketAddr) {
+        for index in 0..self.channels.capacity() {
+            let Some(channel) = self.channels.get(index) else { continue };
+            let peer = PeerKey { address, tag: channel.verifier.tag(), peer: Sender::Subscriber };
+            let Some(&session) = self.sessions_by_peer.get(&peer) else { continue };
+            self.sessions[session].refused_sends += 1;
+            if self.sessions[session].refused_sends >= REFUSED_SENDS_MAX {
+                self.counters.sessions_unreachable += 1;
+                self.end_session(session);
+            }
+        }
     }
 
     /// The dial tries again after a while. A relay that settled chunks up to some number gets the next ones then.
