@@ -224,9 +224,10 @@ impl Node {
 
     /// Ends a session that the other end left. A dial starts over.
     pub(super) fn lose_session(&mut self, now: Time, index: usize, reason: LostReason, nodes: Nodes) {
-        let Session { dial, is_strained, .. } = self.end_session(index);
+        let Session { dial, is_strained, side, .. } = self.end_session(index);
         let jitter = self.random.next_u32() as u8;
-        // A line that is strained may lose the word about it.
+        // A line that is strained may lose the word about it. Whom this node sends to does not let it go for that.
+        let is_strained = is_strained && matches!(side, Side::Upstream(_));
         let unknown = LostReason::Bye(ByeReason::UnknownSession);
         let too_thin = LostReason::Bye(ByeReason::LineTooThin);
         let reason = if is_strained && reason == unknown { too_thin } else { reason };

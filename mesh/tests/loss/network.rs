@@ -14,7 +14,7 @@ use crate::link::{Link, LinkConfig};
 
 /// The host of the relay.
 pub(crate) const RELAY: usize = 0;
-const PUBLISHER: usize = 1;
+pub(crate) const PUBLISHER: usize = 1;
 
 /// Headers of IPv4 and UDP.
 const HEADERS_BYTES: usize = 28;
@@ -142,6 +142,11 @@ impl Network {
             chunks_delivered: now.chunks_delivered - before.chunks_delivered,
             data: now.data - before.data,
         }
+    }
+
+    /// The relay is another one from now on, which knows nothing of what was.
+    pub(crate) fn restart_relay(&mut self) {
+        self.hosts[RELAY].node = node(RELAY, Admission::Open);
     }
 
     /// From now on nothing comes through between publisher and relay, or everything does again.

@@ -7,7 +7,7 @@ use codec::wire::control::ByeReason;
 use mesh::{Event, LostReason};
 
 use crate::link::{Bottleneck, LinkConfig, Losses, clean};
-use crate::network::{Network, RELAY, Sent};
+use crate::network::{Network, PUBLISHER, RELAY, Sent};
 
 /// 14 data shards a chunk, every 30 ms.
 const FOUR_MBPS: usize = 4_000_000;
@@ -135,6 +135,22 @@ fn a_line_that_cannot_take_the_stream_is_let_go_and_others_see_nothing() {
     let others = network.sent_since(well, before);
     assert_eq!((others.chunks_skipped, others.shards), (0, others.data));
     assert_eq!(network.counters(RELAY).sessions_strained, 1);
+}
+
+#[test]
+fn a_publisher_over_a_thin_line_is_told_and_stays_even_when_its_relay_starts_anew() {
+    let bottleneck = Some(Bottleneck { bps: 2_000_000, queue: Duration::from_millis(100) });
+    let mut network = Network::new(LinkConfig { bottleneck, ..clean(25) });
+    network.stream(Duration::from_secs(10), FOUR_MBPS);
+    assert!(network.events(PUBLISHER).iter().any(|event| matches!(event, Event::Strained { .. })));
+    let before = network.events(PUBLISHER).len();
+    network.restart_relay();
+    network.stream(Duration::from_secs(5), FOUR_MBPS);
+    let unknown = LostReason::Bye(ByeReason::UnknownSession);
+    let events = &network.events(PUBLISHER)[before..];
+    let is_back =
+        matches!(events, [Event::Lost { reason, .. }, Event::Connected { .. }, ..] if *reason == unknown);
+    assert!(is_back, "{events:?}");
 }
 
 #[test]

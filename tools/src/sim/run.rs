@@ -101,6 +101,11 @@ fn heal(world: &mut World, scenario: &Scenario) {
         }
     }
     pass(world, RECOVERY);
+    // Whose line could not take the stream comes back later: it was let go just before, or while queues emptied.
+    while world.failure.is_none() && world.now < world.resting_until {
+        pass(world, world.resting_until.since(world.now));
+        pass(world, RECOVERY);
+    }
     let missed: Vec<Option<u64>> = (0..world.hosts.len()).map(|host| missed_by(world, host)).collect();
     pass(world, FLAWLESS);
     for host in 0..scenario.roles.len() {

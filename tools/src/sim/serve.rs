@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use codec::wire::control::Control;
+use codec::wire::control::{ByeReason, Control};
 use codec::wire::{SHARD, kind_of};
 use codec::{DATAGRAM_BYTES, ShardView};
-use mesh::limits::PUSH_BYTES_MAX;
-use mesh::{Event, Payload, Progress, Share, Time};
+use mesh::limits::{LINE_REST, PUSH_BYTES_MAX};
+use mesh::{Event, LostReason, Payload, Progress, Share, Time};
 
 use super::book::Datagram;
 use super::world::{Happening, World};
@@ -151,6 +151,9 @@ impl World {
                 _ => {}
             }
             dialled.act(local, &mut it.node, |contact, turn| contact.handle_event(local, &event, turn));
+            if matches!(event, Event::Lost { reason: LostReason::Bye(ByeReason::LineTooThin), .. }) {
+                self.resting_until = self.now.after(LINE_REST);
+            }
         }
     }
 

@@ -66,6 +66,8 @@ pub(super) struct World {
     pub(super) tallies: Option<HashMap<(usize, usize), Tally>>,
     pub(super) without: Without,
     pub(super) steps: u64,
+    /// Until then nobody comes back who was let go because of its line.
+    pub(super) resting_until: Time,
     events: BinaryHeap<Event>,
     order: u64,
     /// Nodes that something came for at this moment.
@@ -87,6 +89,7 @@ impl World {
             tallies: None,
             without: Without::default(),
             steps: 0,
+            resting_until: BEGIN,
             events: BinaryHeap::new(),
             order: 0,
             touched: Vec::new(),
