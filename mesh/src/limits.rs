@@ -74,11 +74,18 @@ pub const UPSTREAMS_PER_CHANNEL_MAX: usize = PUBLISHERS_PER_CHANNEL_MAX + DIALS_
 /// A subscriber that the kernel would not send to this many times between two of its reports is let go.
 pub const REFUSED_SENDS_MAX: u8 = 32;
 
-/// How long a session holds without a report: ten lost reports in a row.
+/// How long a session holds without a report: five lost reports in a row.
 pub const LEASE: Duration = Duration::from_secs(10);
 
 /// How often the dialling end of a session reports.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a subscriber does that is sent the channel and loses nothing: to a relay of thousands, each report and its
+/// answer cost half of what a train costs.
+pub const REPORT_INTERVAL_STEADY: Duration = Duration::from_secs(2);
+
+/// So old is a session before that: until then its round trip is new.
+pub(crate) const STEADY_AFTER: Duration = Duration::from_secs(5);
 
 /// How often it reports while it waits for the last chunk to be settled at the other end.
 pub const REPORT_INTERVAL_ENDING: Duration = Duration::from_millis(100);

@@ -10,7 +10,9 @@ use codec::{ChannelTag, Sequence, ShardSet};
 
 use crate::allowance::Allowance;
 use crate::arrivals::Arrivals;
-use crate::limits::{REPAIR_CREDIT_MAX, REPAIR_CREDIT_START, RTT_MAX, WASTED_CHECKS};
+use crate::limits::{
+    REPAIR_CREDIT_MAX, REPAIR_CREDIT_START, REPORT_INTERVAL, RTT_MAX, STEADY_AFTER, WASTED_CHECKS,
+};
 use crate::line::{Line, RoundTrip};
 use crate::striping::Striping;
 use crate::time::{Time, micros};
@@ -138,6 +140,23 @@ impl Session {
             echo: (0, now),
             side,
         }
+    }
+
+    /// When the next report is due: sooner than planned when nothing comes any more.
+    pub(crate) fn report_due(&self) -> Time {
+        match &self.side {
+            Side::Upstream(upstream) => {
+                self.report_at.min(self.heard_at.max(upstream.reported_at).after(REPORT_INTERVAL))
+            }
+            Side::Subscriber(_) => self.report_at,
+        }
+    }
+
+    /// Whether the channel has been coming for a while, and nothing of it was lost since the report before the last.
+    pub(crate) fn is_steady(&self, now: Time) -> bool {
+        let Side::Upstream(upstream) = &self.side else { return false };
+        let lost = upstream.counted.lost - upstream.lost_reported + upstream.lost_newly_reported;
+        lost == 0 && now.since(self.begun_at) >= STEADY_AFTER && now.since(self.heard_at) < REPORT_INTERVAL
     }
 
     /// Takes the place of an older session with the same peer.

@@ -9,7 +9,8 @@ use codec::{Sequence, ShardSet};
 use crate::dial::DialState;
 use crate::limits::{
     LEASE, LOST_TO_REPORT, REPAIR_INTERVAL_MAX, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL,
-    REPORT_INTERVAL_ENDING, REPORT_INTERVAL_LOSSY, SILENCE_MAX, SWEEP_INTERVAL, TICK_INTERVAL, WRITTEN_KEPT,
+    REPORT_INTERVAL_ENDING, REPORT_INTERVAL_LOSSY, REPORT_INTERVAL_STEADY, SILENCE_MAX, SWEEP_INTERVAL,
+    TICK_INTERVAL, WRITTEN_KEPT,
 };
 use crate::node::striping::{awaited, whom_to_ask};
 use crate::node::{ChannelId, LostReason, Node};
@@ -22,7 +23,7 @@ impl Node {
     /// When [`Node::handle_timeout`] wants to be called, if nothing comes in before.
     pub fn next_timeout(&self) -> Option<Time> {
         let dials = self.dials.iter().filter_map(|(_, dial)| match dial.state {
-            DialState::Live(session) => Some(self.sessions[session].report_at),
+            DialState::Live(session) => Some(self.sessions[session].report_due()),
             _ => dial.due(),
         });
         let sources = self.sources.iter().filter_map(|&index| self.source_due(index));
@@ -63,7 +64,7 @@ impl Node {
     fn handle_dial(&mut self, now: Time, index: usize) {
         let Some(dial) = self.dials.get(index) else { return };
         match dial.state {
-            DialState::Live(session) if self.sessions[session].report_at <= now => {
+            DialState::Live(session) if self.sessions[session].report_due() <= now => {
                 self.report_or_give_up(now, session);
             }
             DialState::Live(_) => {}
@@ -89,8 +90,13 @@ impl Node {
             }
             Side::Subscriber(_) => false,
         };
-        let interval = if ending || unheard { REPORT_INTERVAL_ENDING } else { REPORT_INTERVAL };
-        self.sessions[index].report_at = now.after(interval);
+        let session = &mut self.sessions[index];
+        let interval = match () {
+            () if ending || unheard => REPORT_INTERVAL_ENDING,
+            () if session.is_steady(now) => REPORT_INTERVAL_STEADY,
+            () => REPORT_INTERVAL,
+        };
+        session.report_at = now.after(interval);
         let report = self.report(now, index);
         let to = self.sessions[index].peer.address;
         // With a full queue the next report says it all: counts are totals.

@@ -138,6 +138,24 @@ fn a_line_that_cannot_take_the_stream_is_let_go_and_others_see_nothing() {
 }
 
 #[test]
+fn who_loses_nothing_reports_every_other_second_and_each_second_when_nothing_comes() {
+    let mut network = Network::new(clean(10));
+    let viewer = network.viewer(Duration::from_millis(400), clean(25));
+    let lossy = network.viewer(Duration::from_millis(400), path(50, Losses::Uniform(0.03)));
+    let sent = |network: &Network| [viewer, lossy].map(|host| network.counters(host).control_sent);
+    network.stream(WARM_UP, FOUR_MBPS);
+    let at_first = sent(&network);
+    network.stream(Duration::from_secs(20), FOUR_MBPS);
+    let then = sent(&network);
+    assert!((9..=11).contains(&(then[0] - at_first[0])), "{at_first:?} {then:?}");
+    assert!(then[1] - at_first[1] >= 19, "{at_first:?} {then:?}");
+    network.cut_uplink(true);
+    network.stream(Duration::from_secs(5), FOUR_MBPS);
+    let reports = sent(&network)[0] - then[0];
+    assert!((4..=6).contains(&reports), "{reports}");
+}
+
+#[test]
 fn a_publisher_over_a_thin_line_is_told_and_stays_even_when_its_relay_starts_anew() {
     let bottleneck = Some(Bottleneck { bps: 2_000_000, queue: Duration::from_millis(100) });
     let mut network = Network::new(LinkConfig { bottleneck, ..clean(25) });

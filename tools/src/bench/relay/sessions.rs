@@ -11,7 +11,7 @@ use codec::wire::control::{
 };
 use codec::{ChannelSecret, ChannelTag, Sequence};
 use mesh::Time;
-use mesh::limits::REPORT_INTERVAL;
+use mesh::limits::REPORT_INTERVAL_STEADY;
 
 use crate::bench::Destinations;
 use crate::bench::sink::Sink;
@@ -192,12 +192,12 @@ impl<'s> Sessions<'s> {
         self.waiting.push_back((Instant::now() + HELLO_WAIT, session));
     }
 
-    /// Each session's once a second, evenly spread.
+    /// Each session's as often as a subscriber that loses nothing, evenly spread.
     fn report(&mut self, sink: &Sink, now: Time) {
         let since = *self.reports_since.get_or_insert_with(Instant::now);
-        let rounds = since.elapsed().as_secs_f64() / REPORT_INTERVAL.as_secs_f64();
+        let rounds = since.elapsed().as_secs_f64() / REPORT_INTERVAL_STEADY.as_secs_f64();
         let due = (rounds * self.sessions.len() as f64) as u64;
-        // After a pause, those that were missed are: a lease holds for ten of them.
+        // After a pause, those that were missed are: a lease holds for five of them.
         self.reporting = self.reporting.max(due.saturating_sub(self.sessions.len() as u64));
         while self.reporting < due {
             let number = self.reporting as usize % self.sessions.len();
