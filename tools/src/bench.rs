@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-mod chart;
 pub mod codec;
 mod device;
 pub mod limit;

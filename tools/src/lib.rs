@@ -14,6 +14,7 @@ use mimalloc::MiMalloc;
 pub mod admin;
 #[cfg(target_os = "linux")]
 pub mod bench;
+mod chart;
 mod cli;
 pub mod contact;
 #[cfg(target_os = "linux")]

@@ -87,3 +87,23 @@ fn repair_and_regeneration_are_worth_what_they_cost() {
     assert_eq!(lost_clean, 0.0);
     assert!(beyond_clean < 0.01 && uplink_clean < 0.01, "control datagrams alone");
 }
+
+#[test]
+fn losses_and_round_trips_are_measured_each_with_each_and_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let chart = folder.path().join("loss.svg");
+    let lines = ["--uplink-loss", "0%", "--loss", "0%,10%", "--rtt", "20ms,40ms"];
+    let more = ["--bitrate", "1M", "--viewers", "1", "--json", "--svg", chart.to_str().unwrap()];
+    let text = output(&[&["loss"], &lines[..], &more].concat());
+    let found: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let which = |it: &Value| (it["rtt_ms"].as_u64().unwrap(), it["loss"].as_f64().unwrap());
+    let all: Vec<_> = found.iter().map(which).collect();
+    assert_eq!(all, [(20, 0.0), (20, 0.1), (40, 0.0), (40, 0.1)]);
+    for measured in &found {
+        let beyond = |name: &str| measured[name].as_f64().unwrap();
+        assert!(beyond("uplink_beyond_data") < 0.02, "the publisher's hop loses nothing: {measured}");
+        assert_eq!(beyond("to_subscriber_beyond_data") > 0.1, beyond("loss") > 0.0, "{measured}");
+    }
+    let drawn = std::fs::read_to_string(chart).unwrap();
+    assert!(drawn.contains("round trip 20ms") && drawn.contains("round trip 40ms"), "{drawn}");
+}

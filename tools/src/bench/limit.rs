@@ -13,11 +13,11 @@ use relay::plane::{Io, Plane};
 use relay::uring::SlotMemory;
 use serde_json::{Value, json};
 
-use super::chart::{ChartFile, Line, Panel};
 use super::relay::{Sinking, lab};
 use super::sink::{At, Sink, socket_drops};
 use super::{DESTINATIONS_MAX, Destinations, LOOPBACK, device, rounded, thread_cpu, wire_bytes};
 use crate::Error;
+use crate::chart::{ChartFile, Line, Panel, Scale};
 use crate::interrupt::Interrupt;
 
 /// Measure the bare kernel: what one core can send, with no relay around it
@@ -145,12 +145,14 @@ fn measure(
 fn panel(args: &Args, rows: &[(&'static str, Pace)]) -> Panel {
     let line = |name: &'static str| {
         let own = rows.iter().filter(|(io, _)| *io == name);
-        Line { name, points: own.map(|(_, pace)| (pace.train as f64, pace.gbps())).collect() }
+        let points = own.map(|(_, pace)| (pace.train as f64, pace.gbps())).collect();
+        Line { name: name.to_owned(), known: false, points }
     };
     Panel {
         title: format!("The bare kernel on loopback: one core to {} destinations", args.destinations),
         across: "datagrams of 1232 bytes per train",
         up: "Gbit/s on the wire per core",
+        scale: Scale::Log,
         lines: vec![line("io_uring"), line("sendmmsg")],
     }
 }

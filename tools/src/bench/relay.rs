@@ -10,8 +10,8 @@ use relay::plane::Io;
 use self::report::Measured;
 use self::running::RunningRelay;
 use super::DESTINATIONS_MAX;
-use super::chart::ChartFile;
 use crate::Error;
+use crate::chart::ChartFile;
 use crate::demo::Bitrate;
 use crate::interrupt::Interrupt;
 

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::report::Measured;
 use super::{Bench, Load};
 use crate::Error;
-use crate::bench::chart::{Line, Panel};
 use crate::bench::rounded;
+use crate::chart::{Line, Panel, Scale};
 
 /// Each run of a sweep is measured for so long, if the main one is not shorter.
 const SECONDS: u32 = 2;
@@ -75,9 +75,9 @@ impl Bench {
 
 /// Two panels: throughput beside the bare kernel's, if it is known, and delay.
 pub(super) fn panels(points: &[Point], main: &Measured) -> Vec<Panel> {
-    let line = |name, value: fn(&Point) -> Option<f64>| {
+    let line = |name: &str, value: fn(&Point) -> Option<f64>| {
         let points = points.iter().filter_map(|point| Some((f64::from(point.subscribers), value(point)?)));
-        Line { name, points: points.collect() }
+        Line { name: name.to_owned(), known: false, points: points.collect() }
     };
     let workers = main.about.as_ref().map_or(String::new(), |about| format!("{} workers, ", about.workers));
     let load = format!(
@@ -91,6 +91,7 @@ pub(super) fn panels(points: &[Point], main: &Measured) -> Vec<Panel> {
             title: format!("What the relay sends: {load}"),
             across: "subscribers of each channel",
             up: "Gbit/s on the wire",
+            scale: Scale::Log,
             lines: vec![
                 line("relay, as offered", |point| point.wire_gbps),
                 line("bare kernel, same trains, one core", |point| point.limit_gbps),
@@ -100,6 +101,7 @@ pub(super) fn panels(points: &[Point], main: &Measured) -> Vec<Panel> {
             title: "Delay from the publisher's hand-over to the subscriber's socket".to_owned(),
             across: "subscribers of each channel",
             up: "ms",
+            scale: Scale::Log,
             lines: vec![
                 line("median copy of a chunk, p50", |point| Some(point.median_p50_ms)),
                 line("last copy of a chunk, p99", |point| Some(point.last_p99_ms)),
