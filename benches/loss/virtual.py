@@ -43,11 +43,14 @@ ROWS = [
 ]
 
 
-def measure_rows(superpeer, minutes):
-    """What `superpeer sim loss` finds for each row, as many at a time as there are cores."""
-    measure = lambda row: loss(superpeer, f"{row.options} --minutes {minutes}")[0]
+def measure(superpeer, root, extent):
+    """What `superpeer sim loss` finds for each row, and what making shards anew is worth; as many at a time as there are
+    cores."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return dict(zip((row.name for row in ROWS), pool.map(measure, ROWS)))
+        # The longest first.
+        remade = pool.submit(measure_regeneration, root, extent.chunks)
+        found = [pool.submit(loss, superpeer, f"{row.options} --minutes {extent.minutes}") for row in ROWS]
+        return {row.name: future.result()[0] for row, future in zip(ROWS, found)}, remade.result()
 
 
 SWEEP = f"{CLEAN_UPLINK} --loss {','.join(f'{loss}%' for loss in range(13))} --rtt 20ms,50ms,100ms,300ms --delay 400ms"

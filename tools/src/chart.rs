@@ -110,8 +110,8 @@ fn draw_panel<'t>(panel: &Panel, area: &DrawingArea<SVGBackend<'t>, Shift>) -> D
         .x_label_area_size(52)
         .y_label_area_size(72)
         .build_cartesian_2d(
-            Axis::over(panel.scale, points().map(|(x, _)| *x)),
-            Axis::over(panel.scale, points().map(|(_, y)| *y)),
+            Axis::over(panel.scale, points().map(|(x, _)| *x), 1.03),
+            Axis::over(panel.scale, points().map(|(_, y)| *y), 1.4),
         )?;
     chart
         .configure_mesh()
@@ -176,8 +176,9 @@ struct Axis {
 }
 
 impl Axis {
-    /// That shows all of these and a little more on either side: below, there is room for the names of the lines.
-    fn over(scale: Scale, values: impl Iterator<Item = f64>) -> Axis {
+    /// That shows all of these and a little more on either side: below a logarithmic one there is room for the names of the
+    /// lines, above an even one as much as asked for.
+    fn over(scale: Scale, values: impl Iterator<Item = f64>, room: f64) -> Axis {
         let shown = values.filter(|value| *value > 0.0);
         let (least, most) =
             shown.fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(value), most.max(value)));
@@ -185,7 +186,7 @@ impl Axis {
             Scale::Log if least > most => Axis { scale, least: 1.0, most: 10.0 },
             Scale::Log => Axis { scale, least: least / 2.0, most: most * 1.3 },
             Scale::Linear if least > most => Axis { scale, least: 0.0, most: 1.0 },
-            Scale::Linear => Axis { scale, least: 0.0, most: most * 1.05 },
+            Scale::Linear => Axis { scale, least: 0.0, most: most * room },
         }
     }
 

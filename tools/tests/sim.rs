@@ -105,5 +105,5 @@ fn losses_and_round_trips_are_measured_each_with_each_and_drawn() {
         assert_eq!(beyond("to_subscriber_beyond_data") > 0.1, beyond("loss") > 0.0, "{measured}");
     }
     let drawn = std::fs::read_to_string(chart).unwrap();
-    assert!(drawn.contains("round trip 20ms") && drawn.contains("round trip 40ms"), "{drawn}");
+    assert!(drawn.contains("round trip 20 ms") && drawn.contains("round trip 40 ms"), "{drawn}");
 }

@@ -64,6 +64,11 @@ impl Book {
         self.totals
     }
 
+    /// The newest chunk that anything was sent of.
+    pub(super) fn newest(&self) -> Option<Sequence> {
+        self.order.back().map(|(_, sequence)| *sequence)
+    }
+
     fn add_page(&mut self, tag: ChannelTag, sequence: Sequence, identity: ChunkIdentity) {
         self.totals.0 += 1;
         self.totals.1 += identity.header.layout().data_shards() as u64;

@@ -93,7 +93,7 @@ const fn inverse(odd: u64) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     /// The number of the next chunk.
-    next: Option<u64>,
+    pub(super) next: Option<u64>,
     /// The place up to which it was read.
     place: Option<Place>,
     /// Bytes since then that do not tell yet where they are, and the chunks left out before them.

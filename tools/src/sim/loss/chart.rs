@@ -10,19 +10,19 @@ pub(super) fn panels(args: &Args, measured: &[Measured]) -> Vec<Panel> {
         let line = |rtt| {
             let own = measured.iter().filter(move |found| found.rtt == rtt);
             let points = own.map(|found| (found.loss * 100.0, value(found))).collect();
-            Line { name: format!("round trip {rtt:?}"), known: false, points }
+            Line { name: format!("round trip {} ms", rtt.as_millis()), known: false, points }
         };
         args.rtt.iter().copied().map(line).collect::<Vec<_>>()
     };
     let mut sent = per_rtt(|found| found.to_viewer * 100.0);
     sent.push(floor(measured));
     let across = "datagrams lost, %";
-    let delay = args.delay;
-    let title = format!("Bytes sent to a viewer beyond the stream, playout delay {delay:?}");
+    let delay = args.delay.as_millis();
+    let title = format!("Bytes sent to a viewer beyond the stream, playout delay {delay} ms");
     let sent = Panel { title, across, up: "% of the data shards", scale: Scale::Linear, lines: sent };
     let lines = per_rtt(|found| found.share_lost() * 1e6);
-    let title = format!("Chunks that a viewer loses, playout delay {delay:?}");
-    let lost = Panel { title, across, up: "of a million", scale: Scale::Linear, lines };
+    let title = format!("Chunks that a viewer loses, playout delay {delay} ms");
+    let lost = Panel { title, across, up: "chunks of a million", scale: Scale::Linear, lines };
     vec![sent, lost]
 }
 

@@ -157,8 +157,6 @@ pub(super) fn measure(args: &Args, (loss, rtt): (f64, Duration)) -> Result<Measu
     let tally = |from, to| tallies.get(&(from, to)).copied().unwrap_or_default();
     let totals = world.book.totals();
     let (chunks, data_shards) = (totals.0 - before.totals.0, totals.1 - before.totals.1);
-    let sinks = viewers.iter().filter_map(|&host| world.hosts[host].viewer_sink());
-    let written: u64 = sinks.map(|sink| sink.reading.chunks).sum();
     let to_viewers: f64 = viewers.iter().map(|&viewer| tally(last, viewer).beyond(data_shards)).sum();
     Ok(Measured {
         loss,
@@ -166,7 +164,7 @@ pub(super) fn measure(args: &Args, (loss, rtt): (f64, Duration)) -> Result<Measu
         chunks,
         data_shards,
         viewers: viewers.len() as u64,
-        lost: totals.0 * viewers.len() as u64 - written - before.missed,
+        lost: missed(&world, &viewers) + missed_at_end(&world, &viewers, chunks) - before.missed,
         to_viewer: to_viewers / viewers.len() as f64,
         uplink: tally(publisher, 0).beyond(data_shards),
     })
@@ -183,8 +181,16 @@ struct Before {
     missed: u64,
 }
 
+/// Chunks that all viewers left out together, between two that they wrote.
 fn missed(world: &World, viewers: &[usize]) -> u64 {
     viewers.iter().filter_map(|&host| world.hosts[host].viewer_sink()).map(|sink| sink.reading.missed).sum()
+}
+
+/// Chunks, of the last `most`, that came after the last one that a viewer wrote: none, where the channel's end came through.
+fn missed_at_end(world: &World, viewers: &[usize], most: u64) -> u64 {
+    let newest = world.book.newest().map_or(0, |sequence| sequence.0);
+    let sinks = viewers.iter().filter_map(|&host| world.hosts[host].viewer_sink());
+    sinks.map(|sink| sink.reading.next.map_or(most, |next| (newest + 1 - next).min(most))).sum()
 }
 
 /// Returns the one that viewers watch at.
