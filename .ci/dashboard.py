@@ -238,7 +238,7 @@ def compare(page, now, before):
         for text, name in zip(row[1:], ["cpu", "sessions", "sent_bps"]):
             done += check(f"{name} of worker {row[0]}", text, worker[name])
     assert page["keys"] == [channel["key"] for channel in now["channels"]]
-    names = ["subscribers", "upstreams", "received_bps", None, "shards_received", "shards_lost", "shards_recovered",
+    names = ["subscribers", "upstreams", "received_bps", "sent_bps", None, "shards_received", "shards_lost", "shards_recovered",
              "shards_repaired"]
     for row, channel in zip(tables["channels"], now["channels"]):
         assert channel["key"].startswith(row[0])
@@ -246,12 +246,12 @@ def compare(page, now, before):
             done += check(f"{name} of {row[0]}", text, channel[name]) if name else 0
         told = delays.get(channel["key"])
         if told:
-            done += check(f"delay of {row[0]}", row[4], min(told) / 1e6)
+            done += check(f"delay of {row[0]}", row[5], min(told) / 1e6)
         else:
-            assert row[4] == "–", row
+            assert row[5] == "–", row
     for row, upstream in zip(tables.get("upstreams", []), now.get("upstreams", [])):
         assert row[0] == upstream["name"]
-        for text, name, unit in zip(row[4:], ["rtt_us", "delay_us", "spread_us", "shards_received", "shards_lost"],
+        for text, name, unit in zip(row[5:], ["rtt_us", "delay_us", "spread_us", "shards_received", "shards_lost"],
                                     [1e-6, 1e-6, 1e-6, 1, 1]):
             value = (upstream["session"] or {}).get(name)
             done += check(f"{name} of {row[0]}", text, value * unit) if value is not None else text == "–"

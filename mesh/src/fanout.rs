@@ -1,5 +1,6 @@
 //! Fan-out: one cursor over a channel's subscribers per train, however many they are.
 
+use core::cell::Cell;
 use std::net::SocketAddr;
 
 use codec::{Sequence, ShardSet, SlotLayout, Stripes};
@@ -77,6 +78,8 @@ pub(crate) struct Seats {
     free: Vec<u32>,
     /// Where the next train starts: nobody is always last.
     first: usize,
+    /// Shards that were put together for any of them: counted while the fan-out reads the seats.
+    shards_sent: Cell<u64>,
 }
 
 impl Seats {
@@ -93,7 +96,7 @@ impl Seats {
         self.seats[place as usize] = None;
         self.free.push(place);
         if self.is_empty() {
-            *self = Seats::default();
+            *self = Seats { shards_sent: self.shards_sent.take().into(), ..Seats::default() };
         }
     }
 
@@ -131,6 +134,23 @@ impl Seats {
         if let Some(seat) = &mut self.seats[place as usize] {
             seat.stripes = stripes;
         }
+    }
+
+    /// How much of the channel they want together, in thousandths: 1,000 for each that takes all of it from here.
+    pub(crate) fn wanted_permille(&self) -> u64 {
+        let wanted = |seat: &Seat| {
+            let (parts, of) = seat.stripes.share();
+            u64::from(1_000 * parts / of)
+        };
+        self.iter().map(wanted).sum()
+    }
+
+    pub(crate) fn shards_sent(&self) -> u64 {
+        self.shards_sent.get()
+    }
+
+    pub(crate) fn note_sent(&self, shards: u64) {
+        self.shards_sent.set(self.shards_sent.get() + shards);
     }
 
     fn next_first(&mut self) -> usize {
@@ -318,6 +338,7 @@ impl Job {
                     out.push_train(seat.to, self.slot.index, first, shards);
                     counters.trains_sent += 1;
                     counters.shards_sent += shards as u64;
+                    audience.seats.note_sent(shards as u64);
                     self.from = end;
                 }
                 if rest.len() > shards {
@@ -413,6 +434,18 @@ mod tests {
         }
         starts.dedup();
         assert_eq!(starts.len(), 3, "another subscriber is first each time");
+    }
+
+    #[test]
+    fn what_subscribers_want_is_summed_and_what_was_sent_outlives_them() {
+        let mut seats = Seats::default();
+        let places = [1, 2, 3].map(|port| seats.take(seat(port)));
+        seats.set_stripes(places[1], Stripes::one(0, 2));
+        seats.set_stripes(places[2], Stripes::NONE);
+        assert_eq!(seats.wanted_permille(), 1_500);
+        seats.note_sent(7);
+        places.into_iter().for_each(|place| seats.leave(place));
+        assert_eq!((seats.wanted_permille(), seats.shards_sent(), seats.len()), (0, 7, 0));
     }
 
     #[test]

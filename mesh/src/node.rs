@@ -200,6 +200,10 @@ pub struct ChannelSummary {
     pub key: ChannelKey,
     /// Sessions that take it.
     pub subscribers: usize,
+    /// How much of it they want together, in thousandths: 1,000 for each that takes all of it from here.
+    pub wanted_permille: u64,
+    /// Shards sent to them, to any that there were.
+    pub shards_sent: u64,
     /// How many may.
     pub subscribers_max: usize,
     /// IP bits of it that may leave in any second, if there is a bound.
@@ -231,6 +235,8 @@ impl ChannelSummary {
     pub fn add(&mut self, other: &ChannelSummary) {
         assert_eq!(self.key, other.key, "two summaries of one channel");
         self.subscribers += other.subscribers;
+        self.wanted_permille += other.wanted_permille;
+        self.shards_sent += other.shards_sent;
         self.promised_bps = self.promised_bps.max(other.promised_bps);
         self.upstreams += other.upstreams;
         self.edge = self.edge.max(other.edge);
@@ -511,6 +517,8 @@ impl Node {
         self.channels.iter().map(|(_, channel)| ChannelSummary {
             key: channel.verifier.key(),
             subscribers: channel.seats.len(),
+            wanted_permille: channel.seats.wanted_permille(),
+            shards_sent: channel.seats.shards_sent(),
             subscribers_max: self.subscribers_max_of(&channel.limits),
             egress_bps_max: channel.limits.egress_bps_max,
             promised_bps: self.siblings.ledger.promised_of(&channel.verifier.key()) * 8,

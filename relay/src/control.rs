@@ -21,7 +21,7 @@ use mesh::Time;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError};
 use crate::handover::Estate;
@@ -170,6 +170,7 @@ struct View {
     board: Arc<Board>,
     history: History,
     log: Log,
+    strained: Strained,
     started_at: Option<Time>,
     last: Snapshot,
     heard_at: Instant,
@@ -193,6 +194,7 @@ impl View {
             board,
             history: History::new(),
             log: Log::default(),
+            strained: Strained::default(),
             started_at: None,
             last: Snapshot::default(),
             heard_at: Instant::now(),
@@ -228,8 +230,34 @@ impl View {
         systemd::alive(&status);
         self.board.show(status);
         self.log.note(&now);
+        if let Some(strained) = self.strained.note(Instant::now(), now.node.sessions_strained) {
+            warn!(
+                strained,
+                "{strained} let go because of their lines: a quarter or more of what they were sent was lost on the way; \
+                 where it is many, the relay's own line loses"
+            );
+        }
         self.last = now;
         true
+    }
+}
+
+/// How many subscribers were let go because of their lines, as far as the log says.
+#[derive(Default)]
+struct Strained {
+    told: u64,
+    told_at: Option<Instant>,
+}
+
+impl Strained {
+    /// Returns how many the log is to tell of: the first at once, then those of a minute together.
+    fn note(&mut self, now: Instant, total: u64) -> Option<u64> {
+        let is_due = self.told_at.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL);
+        let news = total.saturating_sub(self.told);
+        (is_due && news > 0).then(|| {
+            (self.told, self.told_at) = (total, Some(now));
+            news
+        })
     }
 }
 
@@ -262,8 +290,22 @@ impl Log {
             lost = snapshot.node.chunks_lost - last.node.chunks_lost,
             dropped = snapshot.node.dropped.total() - last.node.dropped.total(),
             skipped = snapshot.node.jobs_skipped - last.node.jobs_skipped,
+            strained = snapshot.node.sessions_strained - last.node.sessions_strained,
             "carried {channels} channels, {mbit_in} Mbit/s, to {subscribers} subscribers, {mbit_out} Mbit/s"
         );
         self.last = Some(snapshot.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_let_go_is_told_of_at_once_and_then_once_a_minute() {
+        let (mut strained, start) = (Strained::default(), Instant::now());
+        let mut note = |second: u64, total| strained.note(start + Duration::from_secs(second), total);
+        assert_eq!([note(0, 0), note(1, 2), note(2, 3), note(60, 9)], [None, Some(2), None, None]);
+        assert_eq!([note(61, 9), note(62, 9), note(500, 9), note(501, 10)], [Some(7), None, None, Some(1)]);
     }
 }

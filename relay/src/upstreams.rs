@@ -15,6 +15,7 @@ use std::{io, mem};
 
 use codec::ChannelKey;
 use codec::wire::control::ByeReason;
+use mesh::limits::LINE_REST;
 use mesh::{Anchor, Contact, Event, LostReason, RelayState, Time};
 use tracing::{info, warn};
 
@@ -315,6 +316,21 @@ impl Pulled {
                 self.told.clear();
                 let how = if *is_live { "it is live" } else { "it is not live yet" };
                 info!(%channel, "pulled from {name}; {how}");
+            }
+            Event::Strained { .. } => {
+                warn!(
+                    %channel,
+                    "much of what the upstream {name} sends is lost on the way: neither parity nor repair comes from it now, \
+                     and if that goes on it ends the session"
+                );
+            }
+            Event::Lost { reason: LostReason::Bye(ByeReason::LineTooThin), .. } => {
+                let rest_s = LINE_REST.as_secs();
+                warn!(
+                    %channel,
+                    "the upstream {name} has let this relay go: a quarter or more of the channel was lost on the way; asked \
+                     again in {rest_s} s"
+                );
             }
             Event::Lost { reason, .. } => {
                 let why = match reason {

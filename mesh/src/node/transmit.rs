@@ -133,9 +133,9 @@ impl Node {
             }
             let room = out.room();
             let room_after = reserved.max(room.saturating_sub(turn));
-            let budget = self.channels.get(channel).and_then(Channel::budget);
-            let mut ration = Ration::take(budget, now);
-            let mut short_of = None;
+            let channel = self.channels.get(channel);
+            let mut ration = Ration::take(channel.and_then(Channel::budget), now);
+            let (mut short_of, mut sent) = (None, 0);
             while out.room() > room_after
                 && let Some(run) = answer.shards.first_run()
             {
@@ -144,8 +144,10 @@ impl Node {
                     short_of = Some(cost);
                     break;
                 }
-                self.counters.repairs_sent += send_run(answer, run, out, &mut self.counters);
+                sent += send_run(answer, run, out, &mut self.counters);
             }
+            self.counters.repairs_sent += sent;
+            channel.into_iter().for_each(|channel| channel.seats.note_sent(sent));
             let done = answer.shards.is_empty();
             self.answers.served(room - out.room(), done);
             passed_over += 1;
@@ -223,6 +225,7 @@ impl Node {
                     let sent = send_run(&mut answer, run, out, &mut self.counters);
                     backlog.owed = backlog.owed.saturating_sub(sent * shard_cost(to));
                     self.counters.backlog_sent += sent;
+                    channel.seats.note_sent(sent);
                 }
                 if !answer.shards.is_empty() {
                     break;

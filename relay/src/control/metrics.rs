@@ -11,7 +11,7 @@ use metrics_util::MetricKindMask;
 use super::status::{ChannelStatus, QuotaStatus, Status, UpstreamState, UpstreamStatus};
 use crate::snapshot::Snapshot;
 
-/// Channels that have metrics of their own; each costs twelve lines. All others are one.
+/// Channels that have metrics of their own; each costs fifteen lines. All others are one.
 const CHANNELS_MAX: usize = 100;
 
 /// Prometheus scrapes at least this often, or it cannot tell what has gone from what it missed.
@@ -64,6 +64,7 @@ pub(super) fn publish(snapshot: &Snapshot, status: &Status) {
         ("superpeer_signature_checks_total", node.signature_checks),
         ("superpeer_sessions_granted_total", node.sessions_granted),
         ("superpeer_sessions_refused_total", node.sessions_refused),
+        ("superpeer_sessions_strained_total", node.sessions_strained),
         ("superpeer_egress_refused_total", node.egress_refused),
         ("superpeer_egress_let_go_total", node.egress_let_go),
         ("superpeer_egress_waits_total", node.egress_waits),
@@ -130,9 +131,11 @@ fn publish_channels(channels: &[ChannelStatus], named: &HashSet<&str>) {
     let mut rest = ChannelStatus::default();
     for channel in &others {
         rest.subscribers += channel.subscribers;
+        rest.subscribers_share += channel.subscribers_share;
         rest.upstreams += channel.upstreams;
         rest.promised_bps += channel.promised_bps;
         rest.received_bps += channel.received_bps;
+        rest.sent_bps += channel.sent_bps;
         rest.shards_received += channel.shards_received;
         rest.shards_lost += channel.shards_lost;
         rest.shards_recovered += channel.shards_recovered;
@@ -147,9 +150,11 @@ fn publish_channels(channels: &[ChannelStatus], named: &HashSet<&str>) {
 fn publish_channel(label: String, channel: &ChannelStatus) {
     let figures = [
         ("superpeer_channel_subscribers", channel.subscribers as f64),
+        ("superpeer_channel_subscribers_share", channel.subscribers_share),
         ("superpeer_channel_promised_bits_per_second", channel.promised_bps as f64),
         ("superpeer_channel_upstreams", channel.upstreams as f64),
         ("superpeer_channel_received_bits_per_second", channel.received_bps),
+        ("superpeer_channel_sent_bits_per_second", channel.sent_bps),
         ("superpeer_channel_shards_received", channel.shards_received as f64),
         ("superpeer_channel_shards_lost", channel.shards_lost as f64),
         ("superpeer_channel_shards_recovered", channel.shards_recovered as f64),

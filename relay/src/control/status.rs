@@ -142,6 +142,8 @@ pub struct ChannelStatus {
     pub key: String,
     /// Sessions that take it.
     pub subscribers: usize,
+    /// How much of it they take together: each counts 1, or the part that it takes from here if it takes the rest elsewhere.
+    pub subscribers_share: f64,
     /// How many may.
     pub subscribers_max: usize,
     /// Bits of IP per second that may leave of it; `None`: no cap of its own.
@@ -154,8 +156,12 @@ pub struct ChannelStatus {
     pub chunks: usize,
     /// Payload that came in over the last second, bit/s.
     pub received_bps: f64,
+    /// Payload that was sent to subscribers over the last second, bit/s; parity and repair are in it.
+    pub sent_bps: f64,
     /// Shards that came in.
     pub shards_received: u64,
+    /// Shards that were sent to subscribers.
+    pub shards_sent: u64,
     /// Data shards that did not come by themselves.
     pub shards_lost: u64,
     /// Of those, made good by the erasure code.
@@ -185,6 +191,8 @@ pub struct Totals {
     pub sessions_granted: u64,
     /// `Hello`s refused.
     pub sessions_refused: u64,
+    /// Subscribers let go because their lines could not take the stream.
+    pub sessions_strained: u64,
     /// Chunks given up.
     pub chunks_lost: u64,
     /// Trains that were skipped because they were late.
@@ -275,6 +283,7 @@ impl Status {
                 zero_copy_bytes: now.plane.zero_copy_bytes,
                 sessions_granted: now.node.sessions_granted,
                 sessions_refused: now.node.sessions_refused,
+                sessions_strained: now.node.sessions_strained,
                 chunks_lost: now.node.chunks_lost,
                 jobs_skipped: now.node.jobs_skipped,
                 send_errors: now.plane.send_errors + now.plane.gave_up,
@@ -291,18 +300,22 @@ impl Status {
 
 impl ChannelStatus {
     fn new(now: &ChannelSummary, before: Option<&ChannelSummary>, elapsed: Duration) -> ChannelStatus {
-        let shards_before = before.map_or(0, |before| before.counters.shards_received);
-        let shards = rate(now.counters.shards_received, shards_before, elapsed);
+        let bit_rate = |count: fn(&ChannelSummary) -> u64| {
+            8.0 * codec::DATAGRAM_BYTES as f64 * rate(count(now), before.map_or(0, count), elapsed)
+        };
         ChannelStatus {
             key: now.key.to_string(),
             subscribers: now.subscribers,
+            subscribers_share: now.wanted_permille as f64 / 1e3,
             subscribers_max: now.subscribers_max,
             egress_max_bps: now.egress_bps_max,
             promised_bps: now.promised_bps,
             upstreams: now.upstreams,
             chunks: now.chunks,
-            received_bps: 8.0 * codec::DATAGRAM_BYTES as f64 * shards,
+            received_bps: bit_rate(|channel| channel.counters.shards_received),
+            sent_bps: bit_rate(|channel| channel.shards_sent),
             shards_received: now.counters.shards_received,
+            shards_sent: now.shards_sent,
             shards_lost: now.counters.shards_lost,
             shards_recovered: now.counters.shards_recovered,
             shards_repaired: now.counters.shards_repaired,

@@ -83,6 +83,7 @@ fn status_and_metrics_say_what_the_relay_carries() {
         (secret(1).key().to_string(), 1, 1)
     );
     assert!(channel.shards_received > 40 && channel.shards_lost == 0, "{channel:?}");
+    assert_eq!((channel.subscribers_share, channel.shards_sent), (1.0, totals.shards_sent), "{channel:?}");
     assert!(
         !seen.workers.is_empty() && seen.workers.iter().map(|worker| worker.sessions).sum::<usize>() == 2
     );
@@ -93,6 +94,8 @@ fn status_and_metrics_say_what_the_relay_carries() {
     assert_eq!(line("superpeer_subscribers ").as_deref(), Some("superpeer_subscribers 1"), "{metrics}");
     let labelled = format!("superpeer_channel_subscribers{{channel=\"{}\"}}", &channel.key[..16]);
     assert_eq!(line(&labelled), Some(format!("{labelled} 1")), "{metrics}");
+    let strained = "superpeer_sessions_strained_total 0";
+    assert_eq!(line("superpeer_sessions_strained_total").as_deref(), Some(strained), "{metrics}");
     assert!(line("superpeer_dropped_total{reason=\"bad signature\"} 0").is_some(), "{metrics}");
     assert!(!metrics.contains("127.0.0.1"), "no label per peer: {metrics}");
 }

@@ -125,7 +125,7 @@ fn a_stream_goes_through_relays_of_several_workers(io: &str) {
     assert_eq!((seen.role, seen.address), (UpstreamRole::Relay, Some(middle.address())));
     assert_eq!((seen.channel, seen.name), (secret(1).key().to_string(), name(&middle)));
     let session = seen.session.unwrap();
-    assert!(session.shards_lost == 0, "{session:?}");
+    assert!(session.shards_lost == 0 && session.share == 1.0, "{session:?}");
     assert!(session.delay_us.is_some() && session.delay_us_min <= session.delay_us, "{session:?}");
     let from_publisher = until("figures of the publisher", || {
         peers.iter_mut().for_each(|peer| peer.turn());

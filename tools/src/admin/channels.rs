@@ -41,16 +41,17 @@ pub fn run(args: Args) -> Result<(), Error> {
 }
 
 fn table(channels: &[ChannelStatus]) -> String {
-    let mut out =
-        String::from("SUBSCRIBERS  UPSTREAMS          IN  CHUNKS      LOST  RECOVERED   REPAIRED  KEY");
+    let mut out = String::from(
+        "SUBSCRIBERS  UPSTREAMS          IN         OUT  CHUNKS      LOST  RECOVERED   REPAIRED  KEY",
+    );
     for channel in channels {
-        let rate = bit_rate(channel.received_bps);
+        let (received, sent) = (bit_rate(channel.received_bps), bit_rate(channel.sent_bps));
         let ChannelStatus { key, subscribers, upstreams, chunks, shards_lost, .. } = channel;
         let (recovered, repaired) = (channel.shards_recovered, channel.shards_repaired);
         // Writing into a string does not fail.
         let _ = write!(
             out,
-            "\n{subscribers:>11}  {upstreams:>9}  {rate:>10}  {chunks:>6}  {shards_lost:>8}  {recovered:>9}  {repaired:>9}  {key}"
+            "\n{subscribers:>11}  {upstreams:>9}  {received:>10}  {sent:>10}  {chunks:>6}  {shards_lost:>8}  {recovered:>9}  {repaired:>9}  {key}"
         );
     }
     out
@@ -67,12 +68,15 @@ mod tests {
             subscribers: 120,
             upstreams: 1,
             received_bps: 4.1e6,
+            sent_bps: 512e6,
             shards_repaired: 77,
             ..ChannelStatus::default()
         };
         let table = table(&[channel]);
         let (titles, row) = table.split_once('\n').unwrap();
-        for (title, value) in [("SUBSCRIBERS", "120"), ("  IN", "4.1 Mbit/s"), ("REPAIRED", "77")] {
+        for (title, value) in
+            [("SUBSCRIBERS", "120"), ("  IN", "4.1 Mbit/s"), ("OUT", "512.0 Mbit/s"), ("REPAIRED", "77")]
+        {
             let end = |text: &str, part: &str| text.find(part).unwrap() + part.len();
             assert_eq!(end(titles, title), end(row, value), "{table}");
         }

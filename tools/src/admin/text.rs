@@ -83,6 +83,7 @@ pub fn troubles(status: &Status) -> Vec<String> {
             totals.jobs_skipped,
             "trains were skipped because they were late: more is asked for than is carried",
         ),
+        (totals.sessions_strained, "subscribers were let go because their lines could not take the stream"),
         (totals.send_errors, "messages were not taken by the kernel"),
     ];
     let counted = since_the_start.into_iter().filter(|(count, _)| *count > 0);

@@ -72,13 +72,15 @@ impl UpstreamState {
 }
 
 /// A session in which a channel comes in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UpstreamSession {
     /// How long it has been, s.
     pub age_s: u64,
+    /// How much of each chunk it is to give: 1 all, 0.5 a half, 0 nothing, for it failed and others give its part.
+    pub share: f64,
     /// The smoothed round trip, µs, once one was measured.
     pub rtt_us: Option<u64>,
-    /// From capture to arrival of the last chunk, µs; both machines' clocks are in it.
+    /// From capture to arrival of the last chunk of which it brought the first shard, µs; both machines' clocks are in it.
     pub delay_us: Option<i64>,
     /// The least of these.
     pub delay_us_min: Option<i64>,
@@ -98,8 +100,10 @@ pub struct UpstreamSession {
 
 impl From<&UpstreamSummary> for UpstreamSession {
     fn from(summary: &UpstreamSummary) -> UpstreamSession {
+        let (parts, of) = summary.stripes.share();
         UpstreamSession {
             age_s: summary.age.as_secs(),
+            share: f64::from(parts) / f64::from(of),
             rtt_us: summary.rtt.map(|rtt| rtt.as_micros() as u64),
             delay_us: summary.delay_us,
             delay_us_min: summary.delay_us_min,

@@ -19,15 +19,23 @@ enum Order {
     Subscribers,
     Upstreams,
     Received,
+    Sent,
     Lost,
     Key,
 }
 
 /// The orders, with the place of their column.
-const ORDERS: [(Order, usize); 5] =
-    [(Order::Subscribers, 1), (Order::Upstreams, 2), (Order::Received, 3), (Order::Lost, 4), (Order::Key, 0)];
+const ORDERS: [(Order, usize); 6] = [
+    (Order::Subscribers, 1),
+    (Order::Upstreams, 2),
+    (Order::Received, 3),
+    (Order::Sent, 4),
+    (Order::Lost, 5),
+    (Order::Key, 0),
+];
 
-const TITLES: [&str; 7] = ["CHANNEL", "SUBSCRIBERS", "UPSTREAMS", "IN", "LOST", "RECOVERED", "REPAIRED"];
+const TITLES: [&str; 8] =
+    ["CHANNEL", "SUBSCRIBERS", "UPSTREAMS", "IN", "OUT", "LOST", "RECOVERED", "REPAIRED"];
 
 /// Troubles that are shown; they are told in the order of their weight.
 const TROUBLES_MAX: usize = 4;
@@ -117,12 +125,13 @@ impl Screen {
                 channel.subscribers.to_string(),
                 channel.upstreams.to_string(),
                 text::bit_rate(channel.received_bps),
+                text::bit_rate(channel.sent_bps),
                 channel.shards_lost.to_string(),
                 channel.shards_recovered.to_string(),
                 channel.shards_repaired.to_string(),
             ])
         });
-        let widths = [17, 12, 10, 13, 10, 10, 10].map(Constraint::Length);
+        let widths = [17, 12, 10, 13, 13, 10, 10, 10].map(Constraint::Length);
         frame.render_stateful_widget(Table::new(rows, widths).header(titles), area, &mut self.channels);
     }
 
@@ -132,6 +141,7 @@ impl Screen {
             Order::Subscribers => b.subscribers.cmp(&a.subscribers),
             Order::Upstreams => b.upstreams.cmp(&a.upstreams),
             Order::Received => b.received_bps.total_cmp(&a.received_bps),
+            Order::Sent => b.sent_bps.total_cmp(&a.sent_bps),
             Order::Lost => b.shards_lost.cmp(&a.shards_lost),
             Order::Key => Ordering::Equal,
         };
@@ -248,7 +258,7 @@ mod tests {
         screen.sort_by_next();
         screen.sort_by_next();
         assert_eq!(order(&mut screen), "bca");
-        (0..3).for_each(|_| screen.sort_by_next());
+        (0..4).for_each(|_| screen.sort_by_next());
         assert_eq!(screen.order, Order::default());
     }
 
