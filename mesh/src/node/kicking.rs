@@ -1,5 +1,6 @@
 //! Peers and channels that are kept out for a while, because whoever runs the node says so.
 
+use core::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use codec::ChannelKey;
@@ -20,6 +21,16 @@ pub enum Whom {
     Peer(SocketAddr),
     /// All who take this channel, and all who give it.
     Channel(ChannelKey),
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Whom::Address(ip) => ip.fmt(f),
+            Whom::Peer(peer) => peer.fmt(f),
+            Whom::Channel(key) => write!(f, "channel {key}"),
+        }
+    }
 }
 
 impl Whom {

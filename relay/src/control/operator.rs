@@ -63,9 +63,9 @@ impl<'r, L: Fn() -> Result<Config, ConfigError>> Operator<'r, L> {
             let seconds = time.as_secs();
             match &kicked {
                 Ok(Kicked { sessions }) => {
-                    info!(target: OPERATOR, ?whom, seconds, sessions, "kicked {whom:?} for {seconds} s: {sessions} sessions ended");
+                    info!(target: OPERATOR, %whom, seconds, sessions, "kicked {whom} for {seconds} s: {sessions} sessions ended");
                 }
-                Err(error) => warn!(target: OPERATOR, ?whom, seconds, "{whom:?} is not kicked: {error}"),
+                Err(error) => warn!(target: OPERATOR, %whom, seconds, "{whom} is not kicked: {error}"),
             }
             let _ = answer.send(kicked);
         });
