@@ -65,7 +65,7 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(out, "{title:13} {number:>4}: {cpu:>10.1} % of a core, {sessions} sessions, {sent} out")?;
     }
     if let Some(quota) = &status.quota {
-        let (used, max) = (text::bytes(quota.used_bytes), text::bytes(quota.max_bytes));
+        let (used, max) = (text::quota_bytes(quota.used_bytes), text::quota_bytes(quota.max_bytes));
         writeln!(out, "quota         {used} of {max} used; the next period begins {}", quota.period_end)?;
     }
     let totals = &status.totals;

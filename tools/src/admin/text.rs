@@ -17,14 +17,22 @@ pub fn bit_rate(bits_per_second: f64) -> String {
     }
 }
 
-/// Bytes with the unit that fits.
+/// Bytes of memory or files with the unit that fits.
 pub fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    in_units(bytes, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
+}
+
+/// Bytes of a transfer quota, in the units of providers and of the relay's log.
+pub fn quota_bytes(bytes: u64) -> String {
+    in_units(bytes, 1000.0, ["B", "kB", "MB", "GB", "TB", "PB"])
+}
+
+fn in_units(bytes: u64, step: f64, units: [&str; 6]) -> String {
     let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        (value, unit) = (value / 1024.0, unit + 1);
+    while value >= step && unit + 1 < units.len() {
+        (value, unit) = (value / step, unit + 1);
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
 /// A time in whole seconds, its two largest units.
@@ -51,7 +59,7 @@ pub fn troubles(status: &Status) -> Vec<String> {
         );
     }
     if let Some(quota) = &status.quota {
-        let left = bytes(quota.left_bytes);
+        let left = quota_bytes(quota.left_bytes);
         troubles.extend(match quota.state {
             QuotaState::Ok => None,
             QuotaState::Warned => Some(format!("the transfer quota is almost used up: {left} left")),
@@ -103,6 +111,10 @@ mod tests {
         assert_eq!(bit_rate(3.96e6), "4.0 Mbit/s");
         assert_eq!(bit_rate(0.0), "0.0 kbit/s");
         assert_eq!((bytes(1_023), bytes(64 << 20)), ("1023 B".to_owned(), "64.0 MiB".to_owned()));
+        assert_eq!(
+            (quota_bytes(999), quota_bytes(2_000_000_000_000)),
+            ("999 B".to_owned(), "2.0 TB".to_owned())
+        );
         assert_eq!(duration(93_784), "1day 2h");
     }
 
