@@ -49,6 +49,7 @@ const EGRESS_MBPS_MAX: u64 = 1_000_000;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where to listen.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// What moves the datagrams.
     pub io: Io,
@@ -160,9 +161,20 @@ impl Default for AdminConfig {
     }
 }
 
+/// An address with a port. A name is none: nobody looks it up.
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is no IP address with a port, as 192.0.2.7:7450 or [::]:7450"))
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    parse_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
 /// At most as many as a refusal has room for.
 fn others<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Nodes, D::Error> {
-    let addresses = Vec::<SocketAddr>::deserialize(deserializer)?;
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let addresses = texts.iter().map(|text| parse_address(text)).collect::<Result<Vec<_>, _>>();
+    let addresses = addresses.map_err(D::Error::custom)?;
     if addresses.len() > NODES_MAX {
         return Err(D::Error::custom(format!(
             "{} addresses; a refusal has room for {NODES_MAX}",

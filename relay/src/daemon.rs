@@ -10,7 +10,7 @@ use clap::{CommandFactory, Parser};
 use tracing::error;
 
 use crate::budget::use_small_pages;
-use crate::config::{AdminListen, AdminSocket, Config, ConfigError, DEFAULT_CONFIG, Workers};
+use crate::config::{AdminListen, AdminSocket, Config, ConfigError, DEFAULT_CONFIG, Workers, parse_address};
 use crate::control::supervise;
 use crate::kept::Kept;
 use crate::log;
@@ -24,19 +24,21 @@ use crate::running::Relay;
     version,
     after_help = "\
 Examples:
-  superpeerd --listen 127.0.0.1:7450 --open          carry any channel, for trying it out
+  superpeerd --listen 127.0.0.1:7450 --open    # any channel, to try it out
   superpeerd --config /etc/superpeer/superpeer.toml
   superpeerd --print-config > superpeer.toml
 
-The log goes to standard error; RUST_LOG=debug shows more of it. SIGTERM or Ctrl-C ends the relay: it says goodbye to
-every peer first, but for a SIGTERM after a SIGUSR2, by which systemd starts it again."
+The log goes to standard error; RUST_LOG=debug shows more of it.
+SIGHUP has the configuration read anew.
+SIGTERM or Ctrl-C ends the relay after a goodbye to every peer. A SIGTERM that
+follows a SIGUSR2 is a restart by systemd: nobody is told goodbye."
 )]
 struct Args {
     /// The configuration; without it, the built-in defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where to listen (UDP); wins over the configuration
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
     listen: Option<SocketAddr>,
     /// What moves datagrams: io_uring, or the plain recvmmsg and sendmmsg; auto is io_uring where that is to be had
     #[arg(long, value_name = "auto|uring|mmsg", hide_possible_values = true)]
@@ -72,9 +74,9 @@ pub fn run(command_line: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = match Args::try_parse_from(command_line) {
         Ok(args) => args,
         Err(error) => {
-            // Help counts as such an error too. That its reader has gone is no failure.
-            let _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
+            // Help counts as such an error too.
+            let (shown, status) = (error.print(), ExitCode::from(error.exit_code() as u8));
+            return if error.use_stderr() { status } else { printed(shown, status) };
         }
     };
     if args.print_config {
@@ -139,14 +141,23 @@ fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError>) -> Exit
     }
 }
 
-/// That its reader has gone is no failure, a full disk is.
 fn print(text: &str) -> ExitCode {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => complain(&error),
-        _ => ExitCode::SUCCESS,
+    printed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()), ExitCode::SUCCESS)
+}
+
+/// `status`, if all was printed. That its reader has gone is no failure, a full disk is.
+fn printed(result: std::io::Result<()>, status: ExitCode) -> ExitCode {
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => complain(&Unprinted(error)),
+        _ => status,
     }
 }
+
+/// What was to be printed is not.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {0}")]
+struct Unprinted(std::io::Error);
 
 fn complain(error: &dyn std::error::Error) -> ExitCode {
     // With standard error closed there is nobody to tell; the exit status still says it.

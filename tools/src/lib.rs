@@ -4,7 +4,7 @@
 // `json!` recurses for every field of a report.
 #![recursion_limit = "256"]
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use cap::Cap;
@@ -51,13 +51,19 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(cli::Failure::CommandLine(error)) => {
             // Help counts as such an error too. That its reader has gone is no failure.
-            let _ = error.print();
-            ExitCode::from(error.exit_code() as u8)
+            match error.print() {
+                Err(unprinted) if !error.use_stderr() && unprinted.kind() != ErrorKind::BrokenPipe => {
+                    complain(&Error::Print(unprinted))
+                }
+                _ => ExitCode::from(error.exit_code() as u8),
+            }
         }
-        Err(cli::Failure::Command(error)) => {
-            // With standard error closed there is nobody to tell; the exit status still says it.
-            let _ = writeln!(std::io::stderr(), "superpeer: {error}");
-            ExitCode::from(error.exit_status())
-        }
+        Err(cli::Failure::Command(error)) => complain(&error),
     }
+}
+
+fn complain(error: &Error) -> ExitCode {
+    // With standard error closed there is nobody to tell; the exit status still says it.
+    let _ = writeln!(std::io::stderr(), "superpeer: {error}");
+    ExitCode::from(error.exit_status())
 }

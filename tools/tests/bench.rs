@@ -51,6 +51,17 @@ fn limit_prints_a_table() {
 }
 
 #[test]
+fn a_chart_that_cannot_be_written_does_not_take_the_figures_with_it() {
+    let arguments = ["bench", "limit", "--destinations", "1", "--seconds", "0.01", "--svg", "/dev/full"];
+    let output = cargo_bin_cmd!("superpeer").args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot write the chart /dev/full"), "{stderr}");
+    assert_eq!(stdout.lines().count(), 11, "{stdout}");
+}
+
+#[test]
 fn charts_are_drawn_and_a_file_that_cannot_be_written_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

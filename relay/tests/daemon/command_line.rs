@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use crate::daemon::{Daemon, run};
+use crate::daemon::{Daemon, run, superpeerd};
 
 #[test]
 fn an_idle_daemon_takes_little_memory() {
@@ -30,6 +30,7 @@ fn wrong_usage_is_status_2_and_says_what_is_wrong() {
     let cases: &[(&[&str], &str)] = &[
         (&["--fly"], "--fly"),
         (&["--listen", "somewhere"], "somewhere"),
+        (&["--listen", "localhost:7450"], "no IP address with a port"),
         (&["--listen", "127.0.0.1"], "127.0.0.1"),
         (&["--io", "dpdk"], "possible values: auto, uring, mmsg"),
         (&["--config"], "FILE"),
@@ -61,7 +62,8 @@ fn a_wrong_configuration_is_status_1_and_says_what_is_wrong_where() {
     let path = path.to_str().unwrap();
     let cases = [
         ("listen = \"[::]:7450\"\n\n[limits]\nsubscriber = 5\n", ["wrong.toml:4: ", "limits.subscribers"]),
-        ("listen = \"somewhere\"\n", ["line 1", "listen"]),
+        ("listen = \"somewhere\"\n", ["line 1", "no IP address with a port"]),
+        ("others = [\"relay2.example:7450\"]\n", ["line 1", "no IP address with a port"]),
         ("\nopen = \"yes\"\n", ["line 2", "boolean"]),
         ("open = false\nchannels = [\"magnet:?dn=x\"]\n", ["line 2", "no channel key"]),
         ("[limits]\nwindow_seconds = 0\n", ["window_seconds = 0", "1 to 600"]),
@@ -79,6 +81,17 @@ fn a_wrong_configuration_is_status_1_and_says_what_is_wrong_where() {
     let (status, _, stderr) = run(&["--check-config", "--config", "/no/such/file.toml"]);
     assert_eq!(status, 1);
     assert!(stderr.contains("/no/such/file.toml"), "{stderr}");
+}
+
+#[test]
+fn a_full_disk_is_a_failure() {
+    for argument in ["--print-config", "--help"] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = superpeerd(&[argument]).stdout(full).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{argument}: {stderr}");
+        assert!(stderr.contains("cannot write to standard output"), "{argument}: {stderr}");
+    }
 }
 
 #[test]

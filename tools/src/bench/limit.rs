@@ -104,14 +104,17 @@ pub fn run(args: Args) -> Result<(), Error> {
             rows
         }
     };
-    if let Some(chart) = chart {
-        chart.write(&[panel(&args, &rows)])?;
-    }
+    // First what a full disk must not take away.
+    print(&args, &rows, received.into_inner(), drops)?;
+    chart.map_or(Ok(()), |chart| chart.write(&[panel(&args, &rows)]))
+}
+
+fn print(args: &Args, rows: &[(&'static str, Pace)], received: u64, drops: u64) -> Result<(), Error> {
     if args.json {
         let rows: Vec<Value> = rows.iter().map(|(io, pace)| pace.json(io)).collect();
         let whole = json!({
             "destinations": args.destinations, "sink": args.sink.name(), "limits": rows,
-            "datagrams_received": received.into_inner(), "messages_dropped_by_sink": drops,
+            "datagrams_received": received, "messages_dropped_by_sink": drops,
         });
         return crate::error::print(&whole.to_string());
     }

@@ -200,11 +200,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Channels::Fixed(channels) => bench.measure_channels(channels, bench.args.seconds)?,
         Channels::Auto => bench.search()?,
     };
-    let mut points = Vec::new();
-    if let Some(chart) = chart {
-        points = bench.sweep(&measured)?;
-        chart.write(&sweep::panels(&points, &measured))?;
-    }
+    let points = if chart.is_some() { bench.sweep(&measured)? } else { Vec::new() };
     if bench.args.json {
         let mut found = measured.json();
         if !points.is_empty() {
@@ -214,6 +210,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     } else {
         measured.table().iter().try_for_each(|line| crate::error::print(line))?;
     }
+    // Last: a full disk must not take away what was measured.
+    chart.map_or(Ok(()), |chart| chart.write(&sweep::panels(&points, &measured)))?;
     measured.check()
 }
 
