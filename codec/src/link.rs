@@ -43,12 +43,14 @@ pub enum LinkError {
     /// A `%` escape that is not one, or bytes that are not UTF-8.
     #[error("{0:?} is not percent-encoded UTF-8")]
     Escape(String),
-    /// A relay without a port.
-    #[error("{0:?} is not host:port")]
+    /// A relay that is not a host and a port.
+    #[error(
+        "{0:?} is not host:port: a name, an IPv4 address or an IPv6 address in brackets, then a port from 1 to 65535"
+    )]
     Relay(String),
     /// More relays than anybody would try.
-    #[error("a link names at most {RELAYS_MAX} relays")]
-    TooManyRelays,
+    #[error("a link names at most {RELAYS_MAX} relays, this one {0}")]
+    TooManyRelays(usize),
 }
 
 impl FromStr for ChannelLink {
@@ -69,7 +71,7 @@ impl FromStr for ChannelLink {
             }
         }
         if relays.len() > RELAYS_MAX {
-            return Err(LinkError::TooManyRelays);
+            return Err(LinkError::TooManyRelays(relays.len()));
         }
         Ok(ChannelLink { key: key.ok_or(LinkError::NoKey)?, name, relays })
     }

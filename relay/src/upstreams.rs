@@ -338,13 +338,13 @@ impl Pulled {
                     LostReason::Bye(ByeReason::UnknownSession) => "it was started anew".to_owned(),
                     LostReason::Bye(reason) => reason.to_string(),
                 };
-                warn!(%channel, "the upstream {name} is lost: {why}; trying on");
+                warn!(%channel, "the upstream {name} is lost: {why}; still trying");
             }
             Event::Unanswered { .. } if is_news() => {
-                warn!(%channel, "the upstream {name} does not answer; trying on");
+                warn!(%channel, "the upstream {name} does not answer; still trying");
             }
             Event::Refused { reason, .. } if is_news() => {
-                warn!(%channel, "the upstream {name} refuses: {reason}; trying on");
+                warn!(%channel, "the upstream {name} refuses: {reason}; still trying");
             }
             Event::Itself { .. } if is_news() => info!(%channel, "the upstream {name} is this relay itself"),
             Event::Starved { .. } if !is_connected && is_news() => {

@@ -27,7 +27,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; a time is written as in 90s, 10m or 2h"))?;
     if time > FOR_MAX {
-        return Err(format!("it must be at most {}", humantime::format_duration(FOR_MAX)));
+        return Err(format!("it must be at most {}days", FOR_MAX.as_secs() / 86_400));
     }
     Ok(time)
 }

@@ -46,11 +46,11 @@ enum Command {
     Publish(publish::Args),
     #[cfg(target_os = "linux")]
     Reload(reload::Args),
+    Sim(sim::Args),
     #[cfg(target_os = "linux")]
     Status(status::Args),
     #[cfg(target_os = "linux")]
     Top(top::Args),
-    Sim(sim::Args),
     Watch(watch::Args),
 }
 
@@ -89,11 +89,11 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Publish(args) => publish::run(args),
         #[cfg(target_os = "linux")]
         Command::Reload(args) => reload::run(args),
+        Command::Sim(args) => sim::run(args),
         #[cfg(target_os = "linux")]
         Command::Status(args) => status::run(args),
         #[cfg(target_os = "linux")]
         Command::Top(args) => top::run(args),
-        Command::Sim(args) => sim::run(args),
         Command::Watch(args) => watch::run(args),
     };
     done.map_err(Failure::Command)

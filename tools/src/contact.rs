@@ -129,7 +129,7 @@ impl Contact {
             Ok(addresses) => self.turn(driver, |relays, turn| relays.handle_found(name, &addresses, turn)),
             Err(error) => {
                 if self.relays.handle_not_found(driver.now(), name) {
-                    say(&format!("{error}; trying on"));
+                    say(&format!("{error}; still trying"));
                 }
             }
         }
@@ -174,11 +174,11 @@ impl Contact {
             Event::Unanswered { .. } => {
                 if !std::mem::replace(&mut self.told, true) {
                     say(&format!(
-                        "{name} does not answer; trying on (is a relay running there, and UDP let through?)"
+                        "{name} does not answer; still trying (is a relay running there, and UDP let through?)"
                     ));
                 }
             }
-            Event::Refused { reason, .. } => say(&format!("{name} refuses: {reason}; trying on")),
+            Event::Refused { reason, .. } => say(&format!("{name} refuses: {reason}; still trying")),
             Event::Starved { .. } | Event::Itself { .. } => {
                 if !self.is_connected() {
                     say(&format!("{name} has nothing of the channel; trying another relay"));

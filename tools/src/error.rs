@@ -1,8 +1,11 @@
 //! What a command can fail with, and which exit status that is.
 
 use std::io;
+use std::net::SocketAddr;
 #[cfg(target_os = "linux")]
 use std::net::SocketAddrV4;
+
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -50,6 +53,19 @@ pub enum Error {
     /// The system does not give what is needed.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
+    /// An address cannot be listened on.
+    #[error(
+        "cannot listen on UDP {0}: {1}; it has to be a free port of an address of this machine (`ip address`, `ss -uln`)"
+    )]
+    Listen(SocketAddr, io::Error),
+    /// The manual cannot be written.
+    #[error("cannot write the manual to {folder}: {error}")]
+    Manual {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
     /// A simulation found what must not be.
     #[error("the simulation failed: {0}")]
     SimFailed(String),

@@ -18,7 +18,7 @@ use crate::Error;
 use crate::contact::say;
 use crate::error::print;
 use crate::interrupt::Interrupt;
-use crate::resolve::resolve;
+use crate::resolve::{parse_address, resolve};
 
 /// Put a bad network between two programs: loss, delay, jitter, reordering, a thin line
 ///
@@ -29,7 +29,7 @@ use crate::resolve::resolve;
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Where clients send to; port 0: any that is free
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
     pub listen: SocketAddr,
     /// Where their datagrams go
     #[arg(long, value_name = "HOST:PORT")]
@@ -51,10 +51,12 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  superpeer impair --listen 127.0.0.1:7460 --to 127.0.0.1:7450 --loss 3% --burst 5 --delay 50ms --back-delay 50ms
+  superpeer impair --listen 127.0.0.1:7460 --to 127.0.0.1:7450 \\
+    --loss 3% --burst 5 --delay 50ms --back-delay 50ms
   superpeer publish --key demo.key --relay 127.0.0.1:7460 film.ts
 
-  superpeer impair --listen 127.0.0.1:7461 --to 127.0.0.1:7450 --back-rate 5M --back-queue 200ms --back-jitter 20ms
+  superpeer impair --listen 127.0.0.1:7461 --to 127.0.0.1:7450 \\
+    --back-rate 5M --back-queue 200ms --back-jitter 20ms
   superpeer watch \"$(superpeer link --relay 127.0.0.1:7461 demo.key)\" film.ts";
 
 /// Runs the command.
@@ -67,7 +69,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     let targets = resolve(&args.to).map_err(|error| Error::Usage(format!("--to: {error}")))?;
     let seed = args.seed.map_or_else(random_seed, Ok)?;
     let failed = |error| Error::System("the proxy's sockets failed", error);
-    let mut proxy = Proxy::open(args.listen, targets[0], [forth, back], seed).map_err(failed)?;
+    let mut proxy = Proxy::open(args.listen, targets[0], [forth, back], seed)
+        .map_err(|error| Error::Listen(args.listen, error))?;
     let interrupt = Interrupt::listen(Arc::default(), proxy.waker())?;
     let local = proxy.local_addr().map_err(failed)?;
     say(&format!("listening on {local}, passing on to {}; seed {seed}", targets[0]));

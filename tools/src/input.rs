@@ -105,6 +105,16 @@ pub enum InputError {
         /// What the system said.
         source: io::Error,
     },
+    /// Datagrams cannot be received at the address.
+    #[error(
+        "cannot listen on udp://{address}: {source}; it has to be a free port of an address of this machine (`ip address`, `ss -uln`), or a multicast group"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The multicast group cannot be joined.
     #[error(
         "cannot join the multicast group {group}: {source}; an interface with a route to multicast groups is needed"

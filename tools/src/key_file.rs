@@ -100,13 +100,16 @@ impl KeyFile {
     /// [`KeyFileError`] says what is wrong with the file and, where there is one, the remedy.
     pub fn read(path: &Path) -> Result<KeyFile, KeyFileError> {
         let mut contents = Zeroizing::new([0; FILE_BYTES_MAX + 1]);
-        let length = read_private(path, &mut contents[..])?;
+        let (length, metadata) = read_file(path, &mut contents[..])?;
         let wrong = |what: String| KeyFileError::Contents { path: path.to_owned(), what };
         if length > FILE_BYTES_MAX {
             return Err(wrong(format!("it is longer than {FILE_BYTES_MAX} bytes")));
         }
         let text = core::str::from_utf8(&contents[..length]).map_err(|_| wrong("it is not text".into()))?;
-        parse(text).map_err(wrong)
+        let key = parse(text).map_err(wrong)?;
+        // After the contents: nobody is told to change the mode of a file that is no key.
+        check_mode(path, &metadata)?;
+        Ok(key)
     }
 
     /// The link by which viewers find the channel.
@@ -143,8 +146,8 @@ fn write_key(file: &mut File, seed: &[u8; 32], name: Option<&str>) -> io::Result
     file.sync_all()
 }
 
-/// Fills `buffer` from a regular file that only its owner may read; returns how much there was.
-fn read_private(path: &Path, buffer: &mut [u8]) -> Result<usize, KeyFileError> {
+/// Fills `buffer` from a regular file; returns how much there was.
+fn read_file(path: &Path, buffer: &mut [u8]) -> Result<(usize, fs::Metadata), KeyFileError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => KeyFileError::Missing(path.to_owned()),
         _ => KeyFileError::Read { path: path.to_owned(), source },
@@ -154,7 +157,7 @@ fn read_private(path: &Path, buffer: &mut [u8]) -> Result<usize, KeyFileError> {
         return Err(KeyFileError::NotAFile(path.to_owned()));
     }
     let mut file = File::open(path).map_err(unreadable)?;
-    check_mode(path, &file.metadata().map_err(unreadable)?)?;
+    let metadata = file.metadata().map_err(unreadable)?;
     let mut length = 0;
     while length < buffer.len() {
         match file.read(&mut buffer[length..]) {
@@ -164,7 +167,7 @@ fn read_private(path: &Path, buffer: &mut [u8]) -> Result<usize, KeyFileError> {
             Err(error) => return Err(unreadable(error)),
         }
     }
-    Ok(length)
+    Ok((length, metadata))
 }
 
 fn parse(text: &str) -> Result<KeyFile, String> {

@@ -27,7 +27,8 @@ pub struct Args {
 /// # Errors
 /// When the folder cannot be written.
 pub fn run(args: Args) -> Result<(), Error> {
-    write(&args.folder).map_err(|error| Error::System("cannot write the manual", error))
+    let folder = args.folder;
+    write(&folder).map_err(|error| Error::Manual { folder, error })
 }
 
 fn write(folder: &Path) -> io::Result<()> {

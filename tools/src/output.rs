@@ -40,7 +40,9 @@ pub enum OutputSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OutputSpecError {
     /// An address that is not one.
-    #[error("{0:?} is not udp://HOST:PORT: HOST is a name, an IPv4 address or a bracketed IPv6 address")]
+    #[error(
+        "{0:?} is not udp://HOST:PORT: HOST is a name, an IPv4 address or a bracketed IPv6 address, PORT is 1 to 65535"
+    )]
     Address(String),
     /// Another scheme.
     #[error("{0:?} is not supported: an output is `-`, a file or udp://HOST:PORT")]

@@ -77,7 +77,9 @@ pub fn run(args: Args) -> Result<(), Error> {
     let relays: BTreeSet<String> = args.relays.into_iter().collect();
     if relays.len() > DIALS_PER_CHANNEL_MAX {
         let found = relays.len();
-        return Err(Error::Usage(format!("{found} relays are named, {DIALS_PER_CHANNEL_MAX} may be")));
+        return Err(Error::Usage(format!(
+            "{found} relays are named; at most {DIALS_PER_CHANNEL_MAX} can be"
+        )));
     }
     let key = KeyFile::read(&args.key)?;
     let mut driver = Driver::open(publisher_limits(), PUBLISHER_SLOTS)?;

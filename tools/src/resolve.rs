@@ -35,6 +35,14 @@ pub fn resolve(host_port: &str) -> Result<Vec<SocketAddr>, ResolveError> {
     Ok(addresses)
 }
 
+/// An address of this machine to listen on.
+///
+/// # Errors
+/// Says what an address looks like.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it is no IP address with a port, as 127.0.0.1:7450 or [::]:7450".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use clap::builder::NonEmptyStringValueParser;
 use codec::{ChannelLink, Sequence};
 use mesh::limits::UPSTREAMS_AT_ONCE_MAX;
 use mesh::{ChannelCounters, ChannelId, Limits, SinkConfig, UpstreamSummary};
@@ -35,9 +36,9 @@ pub struct Args {
     #[arg(value_name = "OUTPUT", default_value = "-", hide_default_value = true)]
     pub output: OutputSpec,
     /// Run a shell command and write the stream to its standard input; the end of one ends the other
-    #[arg(long, value_name = "CMD", conflicts_with = "output")]
+    #[arg(long, value_name = "CMD", conflicts_with = "output", value_parser = NonEmptyStringValueParser::new())]
     pub exec: Option<String>,
-    /// For how many milliseconds a missing chunk may be waited for
+    /// For how many milliseconds a missing chunk may be waited for (0 to 10000)
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=DELAY_MS_MAX))]
     pub delay_ms: u32,
     /// Where to begin: at the live edge, or at the oldest chunk that the relay still keeps
@@ -49,14 +50,15 @@ pub struct Args {
     /// A relay to ask in addition to those in LINK; may be repeated
     #[arg(long = "relay", value_name = "HOST:PORT", value_parser = parse_relay)]
     pub relays: Vec<String>,
-    /// From how many relays to take the channel at a time, each a part of it: when one falls silent, the others give all
+    /// From how many relays to take the channel at a time (1 to 4), each a part of it: when one falls silent, the others
+    /// give all
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = upstreams)]
     pub upstreams: usize,
 }
 
 fn upstreams(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|count| (1..=UPSTREAMS_AT_ONCE_MAX).contains(count));
-    count.ok_or_else(|| format!("1 to {UPSTREAMS_AT_ONCE_MAX} may be"))
+    count.ok_or_else(|| format!("it must be from 1 to {UPSTREAMS_AT_ONCE_MAX}"))
 }
 
 /// A relay keeps a chunk to repair it from for 10 s.
@@ -91,7 +93,8 @@ impl Args {
         relays.extend(self.relays.iter().filter(|relay| !self.link.relays.contains(relay)).cloned());
         if relays.is_empty() {
             return Err(Error::Usage(
-                "the link names no relay to ask: add one with --relay HOST:PORT".into(),
+                "the link names no relay to ask: add one with --relay HOST:PORT; if it has an x.pe, put it in quotes, for a shell ends it at the first &"
+                    .into(),
             ));
         }
         Ok(relays)

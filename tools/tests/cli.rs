@@ -94,11 +94,15 @@ fn wrong_usage_is_status_2_and_says_what_is_wrong() {
         (&["keygen"], "<FILE>"),
         (&["keygen", "--name", "", "x.key"], "at least one character"),
         (&["link", "--relay", "nowhere", "x.key"], "\"nowhere\" is not host:port"),
+        (&["link", "--relay", "relay.example:0", "x.key"], "port from 1 to 65535"),
         (&["publish", "--key", "x.key"], "--relay"),
         (&["publish", "--key", "x.key", "--relay", "a:1", "udp://nowhere"], "udp://ADDR:PORT"),
         (&["watch"], "<LINK>"),
         (&["watch", "magnet:?dn=x"], "no channel key"),
         (&["watch", &link], "--relay HOST:PORT"),
+        (&["watch", &link], "in quotes"),
+        (&["watch", &link, "--upstreams", "5"], "from 1 to 4"),
+        (&["watch", &link, "--exec", ""], "--exec <CMD>"),
         (&["watch", &link, "out.ts", "--exec", "mpv -"], "cannot be used with"),
         (&["watch", &link, "--delay-ms", "10001"], "0..=10000"),
         (&["watch", &link, "--from", "yesterday"], "live, start"),
@@ -112,9 +116,12 @@ fn wrong_usage_is_status_2_and_says_what_is_wrong() {
         (&["kick", "example.org"], "neither an IP address"),
         (&["kick", "--channel", "magnet:?dn=x"], "no channel key"),
         (&["kick", "192.0.2.1", "--for", "soon"], "10m"),
-        (&["kick", "192.0.2.1", "--for", "2years"], "at most"),
+        (&["kick", "192.0.2.1", "--for", "2years"], "at most 365days"),
         (&["drain", "--to", "nowhere"], "\"nowhere\" is not host:port"),
         (&["drain", "--cancel", "--for", "1m"], "cannot be used with"),
+        (&["impair", "--listen", "localhost:1", "--to", "127.0.0.1:9"], "no IP address with a port"),
+        (&["impair", "--listen", "127.0.0.1:0", "--to", "127.0.0.1:9", "--burst", "5"], "bursts of 5"),
+        (&["impair", "--listen", "127.0.0.1:0", "--to", "127.0.0.1:9", "--queue", "x"], "alone is bytes"),
         (&["demo", "--viewers", "0"], "1..=1000"),
         (&["demo", "--seconds", "4000"], "1..=3600"),
         (&["demo", "--bitrate", "1G"], "800K or 4M"),
@@ -165,7 +172,7 @@ fn a_link_with_too_many_relays_is_not_printed() {
     let mut arguments = vec!["link"];
     arguments.extend(["--relay", "relay.example:7450"].repeat(17));
     arguments.push(text(&key));
-    assert!(fail(2, &arguments).contains("at most 16 relays"));
+    assert!(fail(2, &arguments).contains("at most 16 relays, this one 17"));
 }
 
 #[test]
@@ -188,6 +195,47 @@ fn a_wrong_key_file_says_what_is_wrong() {
         let stderr = fail(1, &["link", text(&key)]);
         assert!(stderr.contains(expected) && stderr.contains(text(&key)), "{stderr}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn nobody_is_told_to_change_the_mode_of_a_file_that_is_no_key() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("notes.txt");
+    fs::write(&other, "something else").unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o644)).unwrap();
+    let stderr = fail(1, &["link", text(&other)]);
+    assert!(stderr.contains("is not a key file") && !stderr.contains("chmod"), "{stderr}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let (_folder, key, _) = folder_with_key();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let input = format!("udp://{address}");
+    let publish = ["publish", "--key", text(&key), "--relay", "127.0.0.1:9", &input];
+    for arguments in [&["impair", "--listen", &address, "--to", "127.0.0.1:9"][..], &publish] {
+        let stderr = fail(1, arguments);
+        assert!(stderr.contains("cannot listen") && stderr.contains(&address), "{stderr}");
+        assert!(stderr.contains("ss -uln"), "{stderr}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_is_no_relay() {
+    let (_folder, key, _) = folder_with_key();
+    let stderr = fail(1, &["status", "--socket", text(&key)]);
+    assert!(stderr.contains(&format!("{} is no socket", text(&key))), "{stderr}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let (_folder, key, _) = folder_with_key();
+    let inside = key.join("manual");
+    assert!(fail(1, &["manual", text(&inside)]).contains(text(&inside)));
 }
 
 #[cfg(unix)]
@@ -232,13 +280,15 @@ fn a_closed_standard_output_is_no_failure() {
 #[test]
 fn a_full_disk_is_a_failure() {
     let (_folder, key, _) = folder_with_key();
-    let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let output = std::process::Command::new(superpeer().get_program())
-        .args(["link", text(&key)])
-        .stdout(full)
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("standard output"));
+    for arguments in [&["link", text(&key)][..], &["--help"], &["watch", "--help"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = std::process::Command::new(superpeer().get_program())
+            .args(arguments)
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains("standard output"), "{arguments:?}");
+    }
 }

@@ -1,6 +1,8 @@
 //! Asking a relay over its admin socket: HTTP, one request per connection.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +34,9 @@ pub enum AdminError {
         "no relay runs, or it takes no commands at {0}: start it (systemctl start superpeer, or superpeerd --admin-socket PATH), or say where it does with --socket PATH"
     )]
     Nowhere(PathBuf),
+    /// There is something else.
+    #[error("{0} is no socket: --socket takes what the relay's `admin.socket` or --admin-socket says")]
+    NoSocket(PathBuf),
     /// There is a socket that nobody listens to.
     #[error(
         "no relay runs: the one that took commands at {0} has ended; start it (systemctl start superpeer)"
@@ -141,10 +146,16 @@ fn no_connection(socket: &Path, error: &io::Error) -> AdminError {
     let socket = socket.to_owned();
     match error.kind() {
         io::ErrorKind::NotFound => AdminError::Nowhere(socket),
+        io::ErrorKind::ConnectionRefused if !is_socket(&socket) => AdminError::NoSocket(socket),
         io::ErrorKind::ConnectionRefused => AdminError::Ended(socket),
         io::ErrorKind::PermissionDenied => AdminError::Forbidden(socket),
         _ => AdminError::Failed(socket, error.to_string()),
     }
+}
+
+/// To connect to any other file is refused as well.
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 #[cfg(test)]

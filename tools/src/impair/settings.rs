@@ -46,6 +46,9 @@ macro_rules! direction {
             /// # Errors
             /// What is wrong.
             pub(super) fn impairment(&self) -> Result<Impairment, String> {
+                if let (Some(burst), 0.0) = (self.burst, self.loss) {
+                    return Err(format!("bursts of {burst} datagrams, and none is lost: say how many, as in 3%"));
+                }
                 let impairment = Impairment {
                     loss: self.loss,
                     burst: self.burst,
@@ -103,7 +106,7 @@ pub(crate) fn bits(text: &str) -> Result<u64, String> {
 fn queue(text: &str) -> Result<Queue, String> {
     match text.parse() {
         Ok(bytes) => Ok(Queue::Bytes(bytes)),
-        Err(_) => time(text).map(Queue::Time),
+        Err(_) => time(text).map(Queue::Time).map_err(|error| format!("{error}; a number alone is bytes")),
     }
 }
 

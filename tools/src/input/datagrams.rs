@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{InputError, InputSpec, STOP_CHECK};
+use super::{InputError, STOP_CHECK};
 
 /// No UDP payload is longer.
 const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
@@ -23,8 +23,7 @@ impl Datagrams {
     /// Listens at an address of this machine, or to a multicast group on the interface the system chooses (for IPv6
     /// the scope id of the address).
     pub(super) fn bind(address: SocketAddr) -> Result<Datagrams, InputError> {
-        let not_opened = |source| InputError::Open { spec: InputSpec::Udp(address), source };
-        let socket = open_socket(address).map_err(not_opened)?;
+        let socket = open_socket(address).map_err(|source| InputError::Listen { address, source })?;
         join_group(&socket, address).map_err(|source| InputError::Join { group: address, source })?;
         Ok(Datagrams { socket: socket.into(), buffer: vec![0; DATAGRAM_BYTES_MAX] })
     }

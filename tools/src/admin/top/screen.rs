@@ -104,7 +104,7 @@ impl Screen {
     }
 
     fn troubles(&self, status: &Status, is_known: bool) -> Vec<String> {
-        let silence = self.silence.iter().map(|why| format!("{why}; trying on"));
+        let silence = self.silence.iter().map(|why| format!("{why}; still trying"));
         let drain = status.drain.iter().map(text::draining);
         let known = if is_known { text::troubles(status) } else { Vec::new() };
         silence.chain(drain).chain(known).take(TROUBLES_MAX).collect()
@@ -268,16 +268,16 @@ mod tests {
         screen.note(Err("no relay runs".to_owned()));
         let text = drawn(&mut screen, 100, 20).join("\n");
         assert!(
-            text.contains("no relay runs; trying on") && text.contains("no relay has answered yet"),
+            text.contains("no relay runs; still trying") && text.contains("no relay has answered yet"),
             "{text}"
         );
         screen.note(Ok(status()));
         screen.note(Err("no relay runs".to_owned()));
         let text = drawn(&mut screen, 100, 20).join("\n");
-        assert!(text.contains("no relay runs; trying on") && text.contains("2.50 Gbit/s"), "{text}");
+        assert!(text.contains("no relay runs; still trying") && text.contains("2.50 Gbit/s"), "{text}");
         screen.note(Ok(Status { uptime_s: 1, ..status() }));
         let text = drawn(&mut screen, 100, 20).join("\n");
-        assert!(!text.contains("trying on") && text.contains("up 1s"), "{text}");
+        assert!(!text.contains("still trying") && text.contains("up 1s"), "{text}");
     }
 
     #[test]
