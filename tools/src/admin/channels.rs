@@ -42,7 +42,7 @@ pub fn run(args: Args) -> Result<(), Error> {
 
 fn table(channels: &[ChannelStatus]) -> String {
     let mut out = String::from(
-        "SUBSCRIBERS  UPSTREAMS          IN         OUT  CHUNKS      LOST  RECOVERED   REPAIRED  KEY",
+        "SUBSCRIBERS  UPSTREAMS            IN           OUT  CHUNKS      LOST  RECOVERED   REPAIRED  KEY",
     );
     for channel in channels {
         let (received, sent) = (bit_rate(channel.received_bps), bit_rate(channel.sent_bps));
@@ -51,7 +51,7 @@ fn table(channels: &[ChannelStatus]) -> String {
         // Writing into a string does not fail.
         let _ = write!(
             out,
-            "\n{subscribers:>11}  {upstreams:>9}  {received:>10}  {sent:>10}  {chunks:>6}  {shards_lost:>8}  {recovered:>9}  {repaired:>9}  {key}"
+            "\n{subscribers:>11}  {upstreams:>9}  {received:>12}  {sent:>12}  {chunks:>6}  {shards_lost:>8}  {recovered:>9}  {repaired:>9}  {key}"
         );
     }
     out

@@ -131,7 +131,7 @@ impl Screen {
                 channel.shards_repaired.to_string(),
             ])
         });
-        let widths = [17, 12, 10, 13, 13, 10, 10, 10].map(Constraint::Length);
+        let widths = [17, 12, 10, 12, 12, 10, 10, 10].map(Constraint::Length);
         frame.render_stateful_widget(Table::new(rows, widths).header(titles), area, &mut self.channels);
     }
 
