@@ -2,6 +2,8 @@
 //! are kept by. Behind a lock that is taken when a session begins or ends and with every sweep, and never for a datagram.
 
 mod account;
+#[cfg(test)]
+mod tests;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
@@ -148,16 +150,15 @@ impl Ledger {
     }
 
     /// A subscriber that was started anew at its old address, which has its place already: whether it may have its
-    /// backlog.
-    pub(crate) fn may_have_backlog(&self, now: Time, key: &ChannelKey, backlog: u64) -> bool {
+    /// backlog. The caps are the asker's: those of the book may be from before, and whoever has none owes nothing.
+    pub(crate) fn may_have_backlog(&self, ask: &Ask) -> bool {
         let mut book = self.book();
         let left = |cap: Option<Cap>, promised: u64| {
             cap.map_or(u64::MAX, |cap| cap.promised_max().saturating_sub(promised))
         };
-        let of_channel =
-            book.accounts.get(key).map_or(u64::MAX, |account| left(account.cap, account.promised()));
-        let left = left(book.cap, book.promised()).min(of_channel);
-        self.has_room_for(&mut book, now, backlog, left) == Ok(true)
+        let promised_of_channel = book.accounts.get(&ask.key).map_or(0, Account::promised);
+        let left = left(ask.cap, book.promised()).min(left(ask.channel_cap, promised_of_channel));
+        self.has_room_for(&mut book, ask.now, ask.backlog, left) == Ok(true)
     }
 
     /// Whether a backlog can be sent in time beside those that are owed; if so, it is owed from now on. `left`: bytes per
@@ -196,10 +197,10 @@ impl Ledger {
         }
     }
 
-    /// A subscriber costs more or less than before.
-    pub(crate) fn set_cost(&self, key: &ChannelKey, serial: u64, cost: u32) {
+    /// A subscriber costs more or less than before; `data_cost` of it without parity.
+    pub(crate) fn set_cost(&self, key: &ChannelKey, serial: u64, cost: u32, data_cost: u32) {
         if let Some(account) = self.book().accounts.get_mut(key) {
-            account.set_cost(serial, cost);
+            account.set_cost(serial, cost, data_cost);
         }
     }
 

@@ -93,11 +93,19 @@ impl Account {
         grant
     }
 
-    pub(super) fn set_cost(&mut self, serial: u64, cost: u32) {
+    pub(super) fn set_cost(&mut self, serial: u64, cost: u32, data_cost: u32) {
         if let Some(place) = self.place_of(serial) {
-            let before = std::mem::replace(&mut self.grants[place].cost, cost);
-            self.costs = self.costs - u64::from(before) + u64::from(cost);
+            let grant = &mut self.grants[place];
+            self.costs = self.costs - u64::from(grant.cost) + u64::from(cost);
+            self.data_costs = self.data_costs - u64::from(grant.data_cost) + u64::from(data_cost);
+            *grant = Grant { cost, data_cost, ..*grant };
         }
+    }
+
+    /// The sums of the costs of its subscribers, and of that of data.
+    #[cfg(test)]
+    pub(super) fn costs(&self) -> (u64, u64) {
+        (self.costs, self.data_costs)
     }
 
     /// The number of its newest subscriber.

@@ -46,22 +46,22 @@ impl Node {
             Side::Upstream(_) => None,
         });
         let ledger = &self.siblings.ledger;
+        let ask = Ask {
+            now,
+            node: self.number,
+            key: hello.key,
+            cost: shard_cost(to) as u32,
+            backlog,
+            subscribers_max: self.limits.subscribers_max,
+            channel_subscribers_max: self.subscribers_max_of(&limits),
+            cap: self.cap,
+            channel_cap,
+        };
         let (serial, cost, has_backlog) = match held {
-            Some((serial, cost)) => (serial, cost, ledger.may_have_backlog(now, &hello.key, backlog)),
+            Some((serial, cost)) => (serial, cost, ledger.may_have_backlog(&ask)),
             None => {
-                let cost = shard_cost(to) as u32;
-                let place = ledger.admit(&Ask {
-                    now,
-                    node: self.number,
-                    key: hello.key,
-                    cost,
-                    backlog,
-                    subscribers_max: self.limits.subscribers_max,
-                    channel_subscribers_max: self.subscribers_max_of(&limits),
-                    cap: self.cap,
-                    channel_cap,
-                })?;
-                (place.serial, cost, place.has_backlog)
+                let place = ledger.admit(&ask)?;
+                (place.serial, ask.cost, place.has_backlog)
             }
         };
         self.counters.backlogs_skipped += u64::from(!has_backlog);
@@ -118,10 +118,12 @@ impl Node {
             let channel = &self.channels[session.channel];
             let seat = channel.seats.seat(subscriber.seat);
             let (parts, of) = seat.stripes.share();
-            let cost = (channel.cost_for(session.peer.address, seat.parity) * parts / of).max(1);
+            let to = session.peer.address;
+            let cost = (channel.cost_for(to, seat.parity) * parts / of).max(1);
             if subscriber.serial != 0 && subscriber.cost != cost {
                 subscriber.cost = cost;
-                self.siblings.ledger.set_cost(&channel.verifier.key(), subscriber.serial, cost);
+                let data_cost = shard_cost(to) as u32 * parts / of;
+                self.siblings.ledger.set_cost(&channel.verifier.key(), subscriber.serial, cost, data_cost);
             }
         }
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use codec::Sequence;
 use codec::wire::control::{ByeReason, RefuseReason};
-use mesh::{ChannelId, ChannelLimits, Event, Ledger, LostReason, NodeConfig};
+use mesh::{ChannelId, ChannelLimits, Event, Ledger, LostReason, NodeConfig, SinkConfig};
 
-use crate::lab::{CLEAN, Net, address, key, relay_config};
+use crate::lab::{CLEAN, Net, address, edge_config, key, relay_config};
 
 /// 4 Mbit/s.
 const RATE: usize = 500_000;
@@ -271,4 +271,50 @@ fn joiners_do_not_cost_those_who_are_served_anything() {
     assert_eq!((counters.jobs_skipped, counters.repairs_sent), (0, 0));
     assert_whole(&net, &first, &published);
     assert_whole(&net, &late, &published);
+}
+
+#[test]
+fn those_who_take_halves_count_for_halves_and_nobody_is_let_go_for_the_rest() {
+    const CAP: u64 = 20_000_000;
+    let (mut net, relay, (publisher, channel), _) = live_relay(8, capped(CAP));
+    let other = net.add(relay_config());
+    let now = net.now;
+    net.node(publisher).dial(now, channel, address(other));
+    let mut viewers = Vec::new();
+    for _ in 0..6 {
+        let (viewer, _) = net.viewer(relay, LIVE);
+        let (now, sink) = (net.now, net.sink(viewer));
+        net.node(viewer).dial(now, sink, address(other));
+        viewers.push(viewer);
+        net.stream(publisher, channel, 6, RATE);
+    }
+    net.stream(publisher, channel, 6, RATE);
+    assert_eq!(net.peek(relay).counters().egress_let_go, 0);
+    assert_eq!(net.peek(relay).granted_sessions(), 6 + 1, "with the publisher");
+    assert_holds(busiest_second(&net, &[relay]), CAP);
+    for viewer in viewers {
+        assert_eq!(net.peek(viewer).counters().chunks_lost, 0);
+    }
+}
+
+#[test]
+fn a_viewer_that_is_started_anew_just_after_a_cap_was_set_owes_nothing_for_ever() {
+    let (mut net, relay, (publisher, channel), _) = live_relay(9, relay_config());
+    let (viewer, _) = net.viewer(relay, LIVE);
+    for round in 0..10 {
+        net.node(relay).configure(relay_config());
+        net.stream(publisher, channel, 1, RATE);
+        net.stream_without_join_point(publisher, channel, 20 + round, RATE);
+        net.node(relay).configure(capped(CAP_BPS));
+        net.start(viewer, edge_config());
+        let config = SinkConfig { delay: Duration::from_secs(1), from: LIVE };
+        let now = net.now;
+        let sink = net.node(viewer).add_sink(&key(), config).expect("a valid key");
+        net.node(viewer).dial(now, sink, address(relay));
+        net.run(Duration::from_millis(20));
+    }
+    net.stream(publisher, channel, 2, RATE);
+    let late = net.viewer(relay, LIVE).0;
+    net.stream(publisher, channel, 2, RATE);
+    assert!(is_served(&net, late), "{:?}", net.events(late));
 }
