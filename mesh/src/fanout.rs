@@ -26,7 +26,7 @@ pub(crate) struct Seat {
     /// How long after the first of a chunk its last shard is of use there, and what of this an upstream may use up.
     pub(crate) slack_ms: u16,
     pub(crate) spare_ms: u16,
-    /// What it wants of each chunk. Not handed over: its next report says it again.
+    /// What it wants of each chunk. Handed over beside the seat.
     #[serde(skip)]
     pub(crate) stripes: Stripes,
 }

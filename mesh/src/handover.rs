@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use codec::{ChannelKey, ChunkIdentity, DATAGRAM_BYTES, Sequence, ShardSet, ShardView};
+use codec::{
+    ChannelKey, ChunkIdentity, DATAGRAM_BYTES, MAX_DATA_SHARDS, Sequence, ShardSet, ShardView, Stripes,
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::allowance::Allowance;
 use crate::arrivals::Arrivals;
 use crate::fanout::Seat;
-use crate::limits::UPSTREAMS_PER_CHANNEL_MAX;
+use crate::limits::{PUBLISHERS_PER_CHANNEL_MAX, RTT_MAX};
 use crate::line::{Line, RoundTrip};
 use crate::stats::ChannelCounters;
 use crate::time::Time;
@@ -96,6 +98,8 @@ pub(crate) struct SubscriberState {
     pub(crate) session: SessionState,
     pub(crate) line: Line,
     pub(crate) seat: Seat,
+    /// [`Stripes::of`] and [`Stripes::wanted`].
+    pub(crate) stripes: (u8, u16),
     pub(crate) settled: u64,
     pub(crate) repair_credit: u32,
     pub(crate) channel_shards: u32,
@@ -127,7 +131,7 @@ pub(crate) struct Unfit(&'static str);
 
 impl Handover {
     /// Changes with every change of what is written.
-    pub const FORMAT: u32 = 3;
+    pub const FORMAT: u32 = 4;
 
     /// Granted sessions in it.
     pub fn sessions(&self) -> usize {
@@ -161,7 +165,7 @@ impl ChannelState {
     fn check(&self, key: &ChannelKey) -> Result<(), Unfit> {
         self.window.check(key)?;
         ensure(
-            self.publishers.len() <= UPSTREAMS_PER_CHANNEL_MAX,
+            self.publishers.len() <= PUBLISHERS_PER_CHANNEL_MAX,
             "more publishers than a channel may have",
         )?;
         let subscribers = self.subscribers.iter().map(|subscriber| (&subscriber.session, false));
@@ -170,10 +174,14 @@ impl ChannelState {
         for (session, publishes) in subscribers.chain(publishers) {
             let is_canonical = session.address.ip().to_canonical() == session.address.ip();
             ensure(is_canonical && peers.insert((session.address, publishes)), "two sessions of one peer")?;
+            let is_usable = |round_trip: RoundTrip| round_trip.timeout() <= RTT_MAX * 5;
+            ensure(session.round_trip.is_none_or(is_usable), "a round trip that is never taken in")?;
         }
         let earned =
             |subscriber: &SubscriberState| u64::from(subscriber.channel_shards) <= self.shards_fanned;
         ensure(self.subscribers.iter().all(earned), "a subscriber was sent more than its channel")?;
+        let of_these = |subscriber: &SubscriberState| subscriber.stripes().is_some();
+        ensure(self.subscribers.iter().all(of_these), "more stripes than there are")?;
         let ChannelCounters { shards_lost, shards_recovered, shards_repaired, .. } = self.counters;
         let lost_no_more = |publisher: &PublisherState| {
             publisher.counted.lost <= shards_lost
@@ -184,10 +192,20 @@ impl ChannelState {
     }
 }
 
+impl SubscriberState {
+    /// What it wants of each chunk.
+    pub(crate) fn stripes(&self) -> Option<Stripes> {
+        Stripes::new(self.stripes.0, self.stripes.1)
+    }
+}
+
 impl WindowState {
     fn check(&self, key: &ChannelKey) -> Result<(), Unfit> {
         let numbers = || self.chunks.iter().map(|chunk| chunk.sequence);
         ensure(self.edge == 0 || Sequence(self.edge).is_valid(), "no channel gets as far as that")?;
+        let is_within = self.floor <= self.edge.saturating_add(1) && self.settled <= self.edge;
+        ensure(is_within, "a window beyond its edge")?;
+        ensure(self.usual_shards <= MAX_DATA_SHARDS as u64, "more data shards than a chunk may have")?;
         ensure(numbers().is_sorted_by(|a, b| a < b), "chunks out of order")?;
         ensure(
             numbers().all(|number| number >= self.floor.max(1) && number <= self.edge),
@@ -235,6 +253,8 @@ fn ensure(holds: bool, what: &'static str) -> Result<(), Unfit> {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use super::*;
 
     fn session(port: u16) -> SessionState {
@@ -245,7 +265,7 @@ mod tests {
             nonce_before: 3,
             begun_at: Time(4),
             start: 5,
-            round_trip: Some(RoundTrip::first(core::time::Duration::from_micros(6))),
+            round_trip: Some(RoundTrip::first(Duration::from_micros(6))),
             echo: (7, Time(8)),
         }
     }
@@ -260,6 +280,7 @@ mod tests {
             session: session(1),
             line: Line::new(0),
             seat: Seat::new(([192, 0, 2, 1], 1).into()),
+            stripes: (2, 1),
             settled: 9,
             repair_credit: 10,
             channel_shards: 11,
@@ -312,7 +333,7 @@ mod tests {
         let digest = written.iter().fold(0_u64, |digest, &byte| {
             digest.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(byte)
         });
-        assert_eq!((Handover::FORMAT, written.len(), digest), (3, 187, 1_099_311_914_885_729_756));
+        assert_eq!((Handover::FORMAT, written.len(), digest), (4, 189, 13_280_797_261_966_040_808));
     }
 
     type Change = fn(&mut ChannelState);
@@ -325,18 +346,33 @@ mod tests {
             Handover::try_from(contents).err().map(|unfit| unfit.0)
         };
         assert_eq!(refused(|_| ()), None);
-        let wrong: [(Change, &str); 8] = [
+        let wrong: [(Change, &str); 13] = [
             (|channel| channel.key = [2; 32], "no channel has this key, or two have"),
             (|channel| channel.window.edge = 11, "a chunk beyond its window"),
             (|channel| channel.window.edge = u64::MAX, "no channel gets as far as that"),
-            (|channel| channel.window.chunks.push(channel.window.chunks[0].clone()), "chunks out of order"),
-            (|channel| channel.subscribers.push(channel.subscribers[0].clone()), "two sessions of one peer"),
-            (|channel| channel.shards_fanned = 10, "a subscriber was sent more than its channel"),
-            (|channel| channel.publishers[0].counted.lost = 3, "a session lost more than its channel"),
+            (|channel| channel.window.settled = u64::MAX, "a window beyond its edge"),
+            (|channel| channel.window.floor = 15, "a window beyond its edge"),
+            (|channel| channel.window.usual_shards = 33, "more data shards than a chunk may have"),
             (
-                |channel| channel.publishers = vec![channel.publishers[0].clone(); 99],
+                |channel| {
+                    let hour = Duration::from_secs(3_600);
+                    channel.subscribers[0].session.round_trip = Some(RoundTrip::first(hour));
+                },
+                "a round trip that is never taken in",
+            ),
+            (
+                |channel| {
+                    let another =
+                        |port| PublisherState { session: session(port), ..channel.publishers[0].clone() };
+                    channel.publishers = (3..8).map(another).collect();
+                },
                 "more publishers than a channel may have",
             ),
+            (|channel| channel.window.chunks.push(channel.window.chunks[0].clone()), "chunks out of order"),
+            (|channel| channel.subscribers.push(channel.subscribers[0].clone()), "two sessions of one peer"),
+            (|channel| channel.subscribers[0].stripes = (17, 0), "more stripes than there are"),
+            (|channel| channel.shards_fanned = 10, "a subscriber was sent more than its channel"),
+            (|channel| channel.publishers[0].counted.lost = 3, "a session lost more than its channel"),
         ];
         for (change, why) in wrong {
             assert_eq!(refused(change), Some(why));

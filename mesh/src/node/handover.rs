@@ -131,7 +131,8 @@ impl Node {
 
     fn resume_subscriber(&mut self, now: Time, index: usize, state: &SubscriberState) {
         let channel = &mut self.channels[index];
-        let seat = channel.seats.take(Seat { to: state.session.address, ..state.seat });
+        let stripes = state.stripes().expect("a handover's stripes were checked");
+        let seat = channel.seats.take(Seat { to: state.session.address, stripes, ..state.seat });
         channel.needs_here = channel.seats.needs();
         let mut subscriber = Subscriber::resume(state, seat);
         subscriber.cost = shard_cost(state.session.address) as u32;

@@ -51,6 +51,7 @@ impl Subscriber {
             session,
             line: self.line.clone(),
             seat,
+            stripes: (seat.stripes.of(), seat.stripes.wanted()),
             settled: self.settled.0,
             repair_credit: self.repair_credit,
             channel_shards: self.channel_shards,
