@@ -60,6 +60,35 @@ impl CookieJar {
     }
 }
 
+/// Tells the `Hello`s that the nodes of a process send from those of others: half of their nonce is random, the other half
+/// SipHash-2-4 of that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnHellos {
+    secret: [u8; 16],
+}
+
+impl OwnHellos {
+    pub(crate) fn new(secret: [u8; 16]) -> OwnHellos {
+        OwnHellos { secret }
+    }
+
+    pub(crate) fn nonce(&self, random: u32) -> u64 {
+        u64::from(random) << 32 | u64::from(self.mark(random))
+    }
+
+    /// Of another's, one in 2^32 is taken for one: it is asked again with another nonce.
+    pub(crate) fn made(&self, nonce: u64) -> bool {
+        self.mark((nonce >> 32) as u32) == nonce as u32
+    }
+
+    fn mark(&self, random: u32) -> u32 {
+        let mut mac = SipHasher24::new_with_key(&self.secret);
+        mac.write(b"own hello");
+        mac.write_u32(random);
+        mac.finish128().h1 as u32
+    }
+}
+
 fn bucket(now: Time) -> u64 {
     now.0 / micros(COOKIE_BUCKET)
 }
@@ -67,6 +96,15 @@ fn bucket(now: Time) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn own_hellos_are_known_by_who_has_the_secret() {
+        let (own, other) = (OwnHellos::new([1; 16]), OwnHellos::new([2; 16]));
+        for random in 0..1_000 {
+            let nonce = own.nonce(random);
+            assert!(own.made(nonce) && !other.made(nonce) && !own.made(nonce ^ 1 << (random % 64)));
+        }
+    }
 
     #[test]
     fn a_cookie_holds_for_its_peer_and_purpose_only_and_not_for_long() {

@@ -13,6 +13,7 @@ use codec::ChannelKey;
 use codec::wire::control::RefuseReason;
 
 use crate::channel::Channel;
+use crate::cookie::OwnHellos;
 use crate::egress::{Bucket, Cap};
 use crate::limits::{BACKLOG_PATIENCE, EGRESS_OVER_MAX, SWEEP_INTERVAL};
 use crate::time::Time;
@@ -31,6 +32,7 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Book {
     nodes: u32,
+    own_hellos: Option<OwnHellos>,
     serial: u64,
     subscribers: usize,
     cap: Option<Cap>,
@@ -90,11 +92,12 @@ impl Ledger {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of a node that is new.
-    pub(crate) fn join(&self) -> u32 {
+    /// The number of a node that is new, and by what all of them know their own `Hello`s: the first one's secret.
+    pub(crate) fn join(&self, secret: [u8; 16]) -> (u32, OwnHellos) {
         let mut book = self.book();
         book.nodes += 1;
-        book.nodes
+        let own_hellos = *book.own_hellos.get_or_insert(OwnHellos::new(secret));
+        (book.nodes, own_hellos)
     }
 
     /// What all channels together may send.

@@ -30,7 +30,7 @@ use crate::allowance::Allowance;
 use crate::arena::{Arena, SlotRef};
 use crate::channel::Channel;
 use crate::control_queue::ControlQueue;
-use crate::cookie::CookieJar;
+use crate::cookie::{CookieJar, OwnHellos};
 use crate::dial::Dial;
 use crate::egress::Cap;
 use crate::fair::FairQueue;
@@ -333,6 +333,7 @@ pub struct Node {
     siblings: Siblings,
     /// This one's number among those of the ledger.
     number: u32,
+    own_hellos: OwnHellos,
     /// When there will be enough under a cap for what waits.
     capped_until: Option<Time>,
     /// When costs of subscribers are looked at next.
@@ -369,6 +370,7 @@ impl Node {
         let mut random = ChaCha12Rng::from_seed(seed);
         let mut cookie_secret = [0; 16];
         random.fill_bytes(&mut cookie_secret);
+        let (number, own_hellos) = siblings.ledger.join(cookie_secret);
         let hashing = SeededState::new([random.next_u64(), random.next_u64()]);
         Node {
             admission: config.admission,
@@ -397,7 +399,8 @@ impl Node {
             control: ControlQueue::default(),
             answers: FairQueue::new(ANSWER_QUEUE_MAX),
             fresh: Vec::new(),
-            number: siblings.ledger.join(),
+            number,
+            own_hellos,
             siblings,
             capped_until: None,
             costs_at: Time::default(),
@@ -543,6 +546,11 @@ impl Node {
     pub fn egress(&self) -> Egress {
         let promised_bps = self.siblings.ledger.promised() * 8;
         Egress { bps_max: self.limits.egress_bps_max, promised_bps }
+    }
+
+    /// Until when a cap on egress holds back what is to be sent, as of the last poll; `None` if it holds back nothing.
+    pub fn held_back_until(&self) -> Option<Time> {
+        self.capped_until
     }
 
     /// Bytes of slot memory that windows fill now.

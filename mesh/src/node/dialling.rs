@@ -21,7 +21,7 @@ use crate::time::Time;
 impl Node {
     /// Sends the dial's next `Hello`.
     pub(super) fn greet(&mut self, now: Time, index: usize) {
-        let fresh_nonce = self.random.next_u64();
+        let fresh_nonce = self.own_hellos.nonce(self.random.next_u64() as u32);
         let jitter = self.random.next_u32() as u8;
         let dial = &mut self.dials[index];
         let (nonce, cookie) = match dial.state {

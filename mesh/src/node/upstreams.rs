@@ -83,18 +83,19 @@ impl Node {
         })
     }
 
-    /// Whether a `Hello` is this node's own, come back to it by whichever of its addresses: beside this
-    /// node, only the one that was asked knows the nonce. The dial rests.
+    /// Whether a `Hello` is from a node of this process, come back by whichever of its addresses. If it is this node's own, the
+    /// dial rests; that of another node is never answered.
     pub(super) fn meets_itself(&mut self, now: Time, hello: &Hello) -> bool {
-        if self.dials.is_empty() {
+        if !self.own_hellos.made(hello.nonce) {
             return false;
         }
-        let Some(&channel) = self.channels_by_tag.get(&hello.key.tag()) else { return false };
+        let Some(&channel) = self.channels_by_tag.get(&hello.key.tag()) else { return true };
         let is_out = |dial: &&usize| matches!(self.dials[**dial].state, DialState::Greeting { nonce, .. } if nonce == hello.nonce);
-        let Some(&index) = self.channels[channel].dials.iter().find(is_out) else { return false };
-        self.dials[index].rest(now.after(REFUSED_AGAIN));
-        self.dials[index].note_in_vain();
-        self.tell(Event::Itself { dial: DialId(index) });
+        if let Some(&index) = self.channels[channel].dials.iter().find(is_out) {
+            self.dials[index].rest(now.after(REFUSED_AGAIN));
+            self.dials[index].note_in_vain();
+            self.tell(Event::Itself { dial: DialId(index) });
+        }
         true
     }
 

@@ -1,5 +1,6 @@
 //! Relays that take a channel from relays.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use codec::wire::control::{ByeReason, RefuseReason};
@@ -142,6 +143,22 @@ fn a_relay_that_dials_itself_finds_out_and_keeps_nothing() {
     assert_eq!(net.events(relay), [Event::Itself { dial }]);
     assert_eq!((net.node(relay).sessions(), net.node(relay).counters().sessions_granted), (0, 0));
     assert_eq!(net.node(relay).counters().dropped_for(DropReason::Itself), 1);
+}
+
+#[test]
+fn a_relay_that_is_led_back_to_another_of_its_nodes_takes_nothing_from_itself() {
+    let mut net = Net::new(204, CLEAN);
+    let ledger = Arc::default();
+    let [one, other] = [0; 2].map(|_| net.add_with(&ledger, relay_config()));
+    let stranger = net.add(relay_config());
+    for from in [one, stranger] {
+        pull(&mut net, from, other);
+    }
+    net.run(Duration::from_secs(10));
+    assert!(matches!(net.events(one), [Event::Unanswered { .. }, ..]), "{:?}", net.events(one));
+    assert!(matches!(net.events(stranger), [Event::Connected { .. }, ..]), "{:?}", net.events(stranger));
+    assert_eq!(net.node(other).sessions(), 1);
+    assert!(net.node(other).counters().dropped_for(DropReason::Itself) > 0);
 }
 
 #[test]
