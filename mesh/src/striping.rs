@@ -30,6 +30,8 @@ pub(crate) struct Striping {
     said_at: Option<Time>,
     pub(crate) standing: Standing,
     hold_off: Duration,
+    /// Until when its last failure is held against it.
+    failed_until: Time,
     /// How much later than the first shard of a chunk its own first one comes, µs, and the deviation (as RFC 6298 §2 of
     /// round trips).
     lag_us: i64,
@@ -57,6 +59,7 @@ impl Striping {
             said_at: None,
             standing: Standing::Good,
             hold_off: HOLD_OFF_MIN,
+            failed_until: Time::default(),
             lag_us: 0,
             lag_deviation_us: micros(REORDER_GRACE) as i64,
             lag_noted: Sequence(0),
@@ -166,7 +169,8 @@ impl Striping {
 
     /// It cannot be relied on: each time for twice as long.
     pub(crate) fn fail(&mut self, now: Time) {
-        self.standing = Standing::Failed { until: now.after(self.hold_off) };
+        self.failed_until = now.after(self.hold_off);
+        self.standing = Standing::Failed { until: self.failed_until };
         self.hold_off = (self.hold_off * 2).min(HOLD_OFF_MAX);
         (self.silent_shards, self.missed_ppm) = (0, 0);
     }
@@ -182,9 +186,14 @@ impl Striping {
         (self.silent_shards, self.missed_ppm) = (0, 0);
     }
 
-    /// Does what time brings; the only one that has not failed passes any trial. Returns whether its standing has changed.
-    pub(crate) fn review(&mut self, now: Time, has_others: bool) -> bool {
+    /// Does what time brings; the only one that has not failed passes any trial. A trial that began before its time, since
+    /// nothing came from anybody, is over once something has come from a good one (`good_came_at`). Returns whether its
+    /// standing has changed.
+    pub(crate) fn review(&mut self, now: Time, has_others: bool, good_came_at: Option<Time>) -> bool {
         match self.standing {
+            Standing::OnTrial { since } if now < self.failed_until && good_came_at > Some(since) => {
+                self.standing = Standing::Failed { until: self.failed_until };
+            }
             Standing::Failed { until } if until <= now => self.try_again(now),
             Standing::OnTrial { since } if now.since(since) >= TRIAL_TIME && self.due >= TRIAL_SHARDS => {
                 let came = self.came * 10 >= self.due * 9;
@@ -234,13 +243,13 @@ mod tests {
         striping.fail(Time(0));
         assert_eq!(striping.standing, Standing::Failed { until: Time(0).after(HOLD_OFF_MIN) });
         let then = Time(0).after(HOLD_OFF_MIN);
-        assert!(striping.review(then, true));
+        assert!(striping.review(then, true, None));
         let then = then.after(2 * TRIAL_TIME);
-        assert!(!striping.review(then, true), "the channel pauses");
+        assert!(!striping.review(then, true, None), "the channel pauses");
         striping.note_settled(then, TRIAL_SHARDS as usize, 0);
-        assert!(!striping.review(then, true));
+        assert!(!striping.review(then, true, None));
         let then = then.after(TRIAL_TIME);
-        assert!(striping.review(then, true), "nothing came");
+        assert!(striping.review(then, true, None), "nothing came");
         assert_eq!(striping.standing, Standing::Failed { until: then.after(2 * HOLD_OFF_MIN) });
     }
 }

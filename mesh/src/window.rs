@@ -25,6 +25,8 @@ struct Rumour {
     through: Sequence,
     ask_at: Time,
     asks: u8,
+    /// The last chunk that was asked for because of it.
+    asked_through: Sequence,
 }
 
 /// The chunks of one channel in the order of their numbers.
@@ -47,6 +49,8 @@ pub(crate) struct Window {
     /// When the first chunk came, or the first since the channel was joined again.
     joined_at: Option<Time>,
     rumour: Option<Rumour>,
+    /// When the first of the newest chunk came, and when it was captured, µs.
+    newest_came: Option<(Time, u64)>,
     /// Chunks that have a slot.
     bodies: usize,
     /// Of those, in own slots.
@@ -70,6 +74,7 @@ impl Window {
             start_hint: Sequence(0),
             joined_at: None,
             rumour: None,
+            newest_came: None,
             bodies: 0,
             own_bodies: 0,
             usual_shards: 0,
@@ -193,11 +198,13 @@ impl Window {
     /// Gives the chunk its body. Numbers skipped become holes, to be asked for.
     pub(crate) fn open(&mut self, now: Time, header: &ChunkHeader, body: Body) {
         let sequence = header.sequence;
+        let is_late = self.is_late(now, header);
         if self.edge == Sequence(0) {
             self.begin(header);
         }
         if sequence > self.edge {
             self.extend_to(now, sequence);
+            self.newest_came = Some((now, header.capture_us));
         }
         let place = match self.position(sequence) {
             Ok(place) => place,
@@ -219,7 +226,7 @@ impl Window {
         self.usual_shards = header.layout().data_shards() as u64;
         self.shards_opened += self.usual_shards;
         if let Some(rumour) = &mut self.rumour {
-            if rumour.asks > 0 && sequence <= rumour.through {
+            if is_late && sequence <= rumour.asked_through {
                 chunk.asked = ShardSet::ALL;
             }
             rumour.ask_at = now.after(EDGE_GRACE);
@@ -227,6 +234,15 @@ impl Window {
                 self.rumour = None;
             }
         }
+    }
+
+    /// Whether a chunk comes so late, compared with the newest before it, that it may be the answer to a request that a
+    /// rumour was the reason for. What only a liar said was there already comes in its time.
+    fn is_late(&self, now: Time, header: &ChunkHeader) -> bool {
+        self.newest_came.is_none_or(|(came_at, captured_us)| {
+            let apart = Duration::from_micros(header.capture_us.saturating_sub(captured_us));
+            now >= came_at.after(apart).after(EDGE_GRACE)
+        })
     }
 
     /// Settles where the window starts: where the upstream said, if the first chunk is not far from there; else at the
@@ -273,22 +289,27 @@ impl Window {
             _ => ahead <= GAP_CHUNKS_MAX,
         };
         if edge.is_valid() && edge > known && in_reach {
-            self.rumour = Some(Rumour { through: edge, ask_at: now.after(EDGE_GRACE), asks: 0 });
+            let asked_through = self.rumour.as_ref().map_or(Sequence(0), |rumour| rumour.asked_through);
+            let ask_at = now.after(EDGE_GRACE);
+            self.rumour = Some(Rumour { through: edge, ask_at, asks: 0, asked_through });
         }
     }
 
-    /// The chunks that a peer's word is a reason to ask for now.
+    /// The chunks that a peer's word is a reason to ask for now, `room` of them at most.
     pub(crate) fn rumoured(
         &mut self,
         now: Time,
         ask_again_at: Time,
+        room: usize,
     ) -> impl Iterator<Item = Sequence> + use<> {
         let mut range = 1..1;
-        if let Some(rumour) = self.rumour.as_mut().filter(|rumour| rumour.ask_at <= now) {
+        let is_due = |rumour: &&mut Rumour| rumour.ask_at <= now && room > 0;
+        if let Some(rumour) = self.rumour.as_mut().filter(is_due) {
             rumour.asks += 1;
             rumour.ask_at = ask_again_at;
             let first = if self.edge == Sequence(0) { rumour.through } else { self.edge.next() };
-            range = first.0..rumour.through.0 + 1;
+            range = first.0..(rumour.through.0 + 1).min(first.0 + room as u64);
+            rumour.asked_through = rumour.asked_through.max(Sequence(range.end - 1));
             if rumour.asks >= REPAIR_TRIES_MAX {
                 self.rumour = None;
             }

@@ -1,5 +1,7 @@
 //! Several upstreams of one channel: each gives its stripes, and when one does not, the others give them.
 
+use core::time::Duration;
+
 use arrayvec::ArrayVec;
 use codec::{ShardSet, SlotLayout, Stripes};
 use slab::Slab;
@@ -94,14 +96,16 @@ impl Node {
                 other.standing == Standing::Good && striping.misses_more_than(other)
             };
             let fails = striping.is_silent() || members.iter().any(|other| outdone(&other));
-            let mut others = members.iter().filter(|other| **other != session);
-            let has_others = others.any(|other| !self.striping(*other).is_failed());
+            let others = members.iter().filter(|other| **other != session).map(|other| self.striping(*other));
+            let has_others = others.clone().any(|other| !other.is_failed());
+            let good = others.filter(|other| other.standing == Standing::Good);
+            let good_came_at = good.map(|other| other.came_at).max();
             let striping = self.striping_mut(session);
             if fails && has_others && !striping.is_failed() {
                 striping.fail(now);
                 changed = true;
             }
-            changed |= striping.review(now, has_others);
+            changed |= striping.review(now, has_others, good_came_at);
         }
         if changed {
             self.divide(index);
@@ -129,8 +133,9 @@ impl Node {
         }
     }
 
-    /// While an upstream gives nothing, the node looks whether the others go on giving: with nothing from anybody, each is as
-    /// good as the other. Returns whether it has to look again soon.
+    /// While an upstream gives nothing, the node looks whether the others go on giving: with nothing from anybody, it is tried
+    /// again, and if something comes from it alone, the others are found to be silent. Relied on at once, a bad one would cost
+    /// something after every pause of the publisher. Returns whether the node has to look again soon.
     pub(super) fn is_watched_for_quiet(&mut self, now: Time, index: usize) -> bool {
         let channel = &self.channels[index];
         if !channel.is_short || channel.window.has_ended() {
@@ -139,7 +144,9 @@ impl Node {
         let is_quiet = now.since(channel.fresh_at) > QUIET_MAX;
         if is_quiet {
             for session in self.members(index) {
-                self.striping_mut(session).trust();
+                if self.striping(session).is_failed() {
+                    self.striping_mut(session).try_again(now);
+                }
             }
             self.divide(index);
         }
@@ -187,11 +194,27 @@ pub(super) fn awaited(
     parts.fold(ShardSet::EMPTY, ShardSet::union)
 }
 
-/// The upstream whose turn it is to be asked for repair: of those that are relied on, unless they were asked in vain.
-pub(super) fn whom_to_ask(channel: &mut Channel, sessions: &Slab<Session>) -> usize {
+/// The upstream whose turn it is to be asked for repair: of those that are relied on, unless they were asked in vain, and
+/// whose answer would come before chunks are given up that are waited for so long (`waits`).
+pub(super) fn whom_to_ask(
+    now: Time,
+    waits: Duration,
+    channel: &mut Channel,
+    sessions: &Slab<Session>,
+) -> usize {
     let in_vain = channel.window.unsettled_mut().any(|chunk| chunk.asks >= REPAIR_TRIES_PER_WHOM);
+    let due = channel.window.unsettled_mut().filter(|chunk| chunk.ask_at <= now && !chunk.is_complete());
+    let age = due.map(|chunk| now.since(chunk.first_seen)).min().unwrap_or_default();
     let all = &channel.upstreams;
     let relied_on = relied_on(all, sessions);
     let whom = if in_vain || relied_on.is_empty() { all } else { &relied_on };
+    let answers_in_time = |session: &&usize| {
+        let round_trip =
+            sessions[**session].round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
+        age + round_trip < waits
+    };
+    let in_time: ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX> =
+        whom.iter().filter(answers_in_time).copied().collect();
+    let whom = if in_time.is_empty() { whom } else { &in_time };
     whom[channel.asks % whom.len()]
 }

@@ -137,12 +137,12 @@ impl Node {
         if channel.upstreams.is_empty() {
             return;
         }
-        let session = whom_to_ask(channel, &self.sessions);
+        let waits = channel.patience(now);
+        let session = whom_to_ask(now, waits, channel, &self.sessions);
         let round_trip = self.sessions[session].round_trip;
         let mean = round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
         let patience = round_trip.map_or(REPAIR_INTERVAL_MIN, |round_trip| round_trip.timeout());
         let patience = patience.max(REPAIR_INTERVAL_MIN);
-        let waits = channel.patience(now);
         let still_waits = |chunk: &Chunk, time: Duration| now.since(chunk.first_seen) + time < waits;
         channel.window.set_round_trip(mean);
         let alone = channel.upstreams.len() == 1;
@@ -167,7 +167,7 @@ impl Node {
             }
         }
         let room = wanted.remaining_capacity();
-        let rumoured = channel.window.rumoured(now, again_at).take(room);
+        let rumoured = channel.window.rumoured(now, again_at, room);
         wanted.extend(rumoured.map(|sequence| Wanted { sequence, shards: ShardSet::ALL }));
         if !wanted.is_empty() {
             channel.asks = channel.asks.wrapping_add(1);

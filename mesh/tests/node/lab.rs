@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use codec::wire::control::{Control, Report};
 use codec::{ChannelKey, ChannelSecret, DATAGRAM_BYTES, Sequence};
 use mesh::{
     Admission, ChannelId, DialId, Event, Ledger, Limits, Node, NodeConfig, Outbox, Progress, SLOT_BYTES,
@@ -71,6 +72,8 @@ pub(crate) struct Net {
     pub(crate) metered: BTreeMap<usize, Vec<(Time, u64)>>,
     /// Of what these hosts send.
     pub(crate) links: BTreeMap<usize, Link>,
+    /// How these hosts falsify the reports that they send.
+    pub(crate) liars: BTreeMap<usize, fn(&mut Report)>,
     /// Every shard datagram that was sent, when it is to be kept.
     pub(crate) recorded: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
 }
@@ -107,6 +110,7 @@ impl Net {
             link,
             metered: BTreeMap::new(),
             links: BTreeMap::new(),
+            liars: BTreeMap::new(),
             recorded: None,
         }
     }
@@ -153,6 +157,9 @@ impl Net {
     /// What a host's node leaves to its successor, as it is written down. It goes without a word.
     pub(crate) fn hand_over(&mut self, host: usize) -> Vec<u8> {
         self.service(host);
+        while let Some(at) = self.peek(host).held_back_until() {
+            self.run(at.since(self.now));
+        }
         let node = self.hosts[host].node.take().expect("a running host");
         postcard::to_stdvec(&node.hand_over(self.now, 8 << 20)).expect("a handover is written")
     }
@@ -248,7 +255,12 @@ impl Net {
     fn send_all(&mut self, host: usize) {
         let from = self.hosts[host].address;
         let link = *self.links.get(&host).unwrap_or(&self.link);
-        for (to, bytes) in self.take_sent(host) {
+        let lie = self.liars.get(&host).copied();
+        for (to, mut bytes) in self.take_sent(host) {
+            if let (Some(lie), Ok(Control::Report(mut report))) = (lie, Control::parse(&bytes)) {
+                lie(&mut report);
+                bytes = Control::Report(report).encode().to_vec();
+            }
             if let Some(sent) = self.metered.get_mut(&host) {
                 sent.push((self.now, bytes.len() as u64 + 28));
             }

@@ -239,3 +239,112 @@ fn when_all_are_silent_whoever_comes_back_first_gives_everything() {
     two.stream(Duration::from_secs(5));
     two.finish();
 }
+
+#[test]
+fn an_upstream_that_is_started_again_goes_on_with_its_half() {
+    let mut two = Two::with_viewer(370, CLEAN);
+    two.stream_until_halved();
+    let before = two.net.peek(two.taker).counters().shards_stored;
+    let sent = two.sent_during(|two| {
+        for round in 0..8 {
+            let relay = two.relays[round % 2];
+            let left = two.net.hand_over(relay);
+            two.net.resume(relay, relay_config(), &left);
+            two.stream(Duration::from_millis(500));
+        }
+    });
+    let stored = (two.net.peek(two.taker).counters().shards_stored - before) as usize;
+    assert!(sent.iter().sum::<usize>() * 100 <= stored * 102, "{sent:?} for {stored}");
+    two.finish();
+}
+
+#[test]
+fn an_upstream_that_names_chunks_that_there_are_not_makes_none_count_as_lost() {
+    let mut two = Two::with_viewer(380, CLEAN);
+    two.net.liars.insert(two.relays[1], |report| report.highest.0 += 1_000);
+    two.stream_until_halved();
+    for _ in 0..15 {
+        // So long that it is asked for what is said to be there.
+        two.net.run(Duration::from_millis(300));
+        two.stream(Duration::from_secs(1));
+    }
+    let lost: u64 = two.upstreams().iter().map(|upstream| upstream.shards_lost).sum();
+    assert_eq!(lost, 0);
+    two.finish();
+}
+
+#[test]
+fn an_upstream_that_says_that_its_answers_take_too_long_does_not_keep_repair_from_the_other() {
+    for lossy in 0..2 {
+        let mut two = Two::with_viewer(390, CLEAN);
+        // The answer to what was said so long ago.
+        two.net.liars.insert(two.relays[1], |report| {
+            report.echo_us = report.echo_us.saturating_sub(4_900_000);
+            report.held_us = 0;
+        });
+        two.stream(TRIAL_TIME + Duration::from_secs(8));
+        let link = Link { loss_permille: 50, ..CLEAN };
+        two.net.links.insert(two.relays[lossy], link);
+        two.stream(Duration::from_secs(20));
+        let counters = two.net.peek(two.taker).counters();
+        println!("{} of {} lost shards repaired", counters.shards_repaired, counters.shards_lost);
+        assert_eq!(counters.chunks_lost, 0);
+        two.finish();
+    }
+}
+
+/// Streams for so many seconds, each followed by a pause of the publisher, while the second upstream is bad by turns: `bad` and
+/// then `good` milliseconds long. Returns what each sent, what was new, and the shards that had to be asked for.
+fn with_a_bad_upstream(
+    seed: u64,
+    bad: Link,
+    turns_ms: (u64, u64),
+    pause_ms: u64,
+) -> (Vec<usize>, usize, u64) {
+    let mut two = Two::with_viewer(seed, CLEAN);
+    two.stream_until_halved();
+    let count = |two: &Two| {
+        let counters = two.net.peek(two.taker).counters();
+        (counters.shards_stored as usize, counters.shards_repaired)
+    };
+    let before = count(&two);
+    let sent = two.sent_during(|two| {
+        for _ in 0..20 {
+            let second = two.net.now.after(Duration::from_secs(1));
+            while two.net.now < second {
+                two.net.links.insert(two.relays[1], bad);
+                two.stream(Duration::from_millis(turns_ms.0));
+                two.net.links.remove(&two.relays[1]);
+                two.stream(Duration::from_millis(turns_ms.1));
+            }
+            two.net.run(Duration::from_millis(pause_ms));
+        }
+    });
+    let after = count(&two);
+    let chunks_lost = two.net.peek(two.taker).counters().chunks_lost;
+    two.finish();
+    assert_eq!(chunks_lost, 0);
+    (sent, after.0 - before.0, after.1 - before.1)
+}
+
+#[test]
+fn a_bad_upstream_costs_little_however_it_is_bad() {
+    let silent = Link { loss_permille: 1_000, control_loss_permille: 1_000, ..CLEAN };
+    let withholding = Link { loss_permille: 500, ..CLEAN };
+    let slow = Link { delay: Duration::from_millis(300), ..CLEAN };
+    for (seed, bad, turns_ms) in [
+        (400, silent, (100, 100)),
+        (401, withholding, (100, 0)),
+        (402, slow, (100, 0)),
+        (403, slow, (500, 500)),
+    ] {
+        for pause_ms in [0, 300] {
+            let (sent, stored, repaired) = with_a_bad_upstream(seed, bad, turns_ms, pause_ms);
+            println!(
+                "{bad:?} {turns_ms:?}, pauses of {pause_ms} ms: {sent:?} for {stored}, {repaired} repaired"
+            );
+            assert!(repaired * 100 <= stored as u64 * 5, "{repaired} of {stored} had to be asked for");
+            assert!(sent.iter().sum::<usize>() * 10 <= stored * 12, "{sent:?} for {stored}");
+        }
+    }
+}
