@@ -167,10 +167,15 @@ impl Relay {
         self.order(&Order::CloseToSubscribers(reason));
     }
 
-    /// Ends at most so many sessions of each worker, with a goodbye that names the configuration's `others`: subscribers
-    /// first, then publishers.
-    pub fn let_go(&self, sessions_max: usize) {
-        self.order(&Order::LetGo(sessions_max));
+    /// Ends about `portion` sessions of `of` that there are, with a goodbye that names the configuration's `others`: of each
+    /// worker's the same part, subscribers first, then publishers.
+    pub fn let_go(&self, portion: usize, of: usize) {
+        self.order(&Order::LetGo { portion, of });
+    }
+
+    /// The same with all.
+    pub fn let_all_go(&self) {
+        self.let_go(usize::MAX, 1);
     }
 
     /// The upstreams that channels are to be pulled from, with those that these name.

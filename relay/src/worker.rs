@@ -1,6 +1,7 @@
 //! The worker: one thread, one plane, one node, one loop.
 
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use codec::wire::control::RefuseReason;
@@ -81,8 +82,8 @@ pub(crate) enum Order {
     CloseToNewcomers(Option<RefuseReason>),
     /// The same for those who want to take a channel.
     CloseToSubscribers(Option<RefuseReason>),
-    /// To end at most so many sessions, with a goodbye.
-    LetGo(usize),
+    /// To end this part of its granted sessions, with a goodbye: so many of so many.
+    LetGo { portion: usize, of: usize },
     /// To end someone's sessions, to refuse it for this time, and to say how many sessions that were: [`Node::kick`].
     Kick(Whom, Duration, UnboundedSender<Option<usize>>),
 }
@@ -160,13 +161,27 @@ impl Worker {
             }
         }
         let give_up_at = self.now().after(GOODBYE_MAX);
-        while self.turn() == Progress::More && self.now() < give_up_at {}
+        while self.has_more_to_send(ending) && self.now() < give_up_at {}
         let now = self.now();
         let handover = match ending {
             Ending::Goodbye => None,
             Ending::HandOver { bytes_max } => Some(self.node.hand_over(now, bytes_max)),
         };
         Ended { last: self.snapshot(now), handover }
+    }
+
+    /// Goes round once more at the end. What a cap holds back is waited for where nobody else would send it; goodbyes are not
+    /// held back.
+    fn has_more_to_send(&mut self, ending: Ending) -> bool {
+        let progress = self.turn();
+        let held_back_until = match ending {
+            Ending::HandOver { .. } if progress == Progress::Idle => self.node.held_back_until(),
+            _ => None,
+        };
+        if let Some(at) = held_back_until {
+            thread::sleep(at.since(self.now()));
+        }
+        progress == Progress::More || held_back_until.is_some()
     }
 
     fn now(&self) -> Time {
@@ -231,8 +246,10 @@ impl Worker {
             Order::Configure(config) => self.node.configure(*config),
             Order::CloseToNewcomers(reason) => self.node.close_to_newcomers(reason),
             Order::CloseToSubscribers(reason) => self.node.close_to_subscribers(reason),
-            Order::LetGo(sessions_max) => {
-                self.node.let_go(sessions_max);
+            Order::LetGo { portion, of } => {
+                let (sessions, of) = (self.node.granted_sessions(), of.max(1));
+                // That there are `of` may have been counted before many came.
+                self.node.let_go((sessions * portion.min(of)).div_ceil(of).min(portion));
             }
             Order::Kick(whom, time, ended) => {
                 // Whoever asked may have gone.
@@ -267,7 +284,7 @@ impl Worker {
         if let Err(error) = self.plane.wait(Some(timeout)) {
             warn!("the kernel would not receive or wait: {error}; taken up again");
             // One that fails each time must not use up the processor.
-            std::thread::sleep(WAIT_FAILED_PAUSE);
+            thread::sleep(WAIT_FAILED_PAUSE);
         }
     }
 

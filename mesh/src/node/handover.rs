@@ -33,7 +33,7 @@ impl Default for Peers {
 
 impl Node {
     /// What this node leaves to the one that takes its place, to be asked for once [`Node::poll_transmit`] has nothing
-    /// more to give: granted sessions, cookies, credits, and of each channel the newest chunks that came in here, in all
+    /// more to give, nor holds anything back ([`Node::held_back_until`]), for the successor does not send it: granted sessions, cookies, credits, and of each channel the newest chunks that came in here, in all
     /// of about `bytes_max` bytes. What it dials it does not hand over, nor local sources and sinks.
     pub fn hand_over(&self, now: Time, bytes_max: usize) -> Handover {
         let with_chunks = self.channels.iter().filter(|(_, channel)| channel.window.own_bodies() > 0).count();

@@ -133,7 +133,7 @@ impl<'r, L: Fn() -> Result<Config, ConfigError>> Operator<'r, L> {
     pub(super) fn let_some_go(&self) -> bool {
         let Some(drain) = &self.drain else { return false };
         match drain.portion(self.sessions, Instant::now()) {
-            Some(portion) => self.relay.let_go(portion.div_ceil(self.relay.workers())),
+            Some(portion) => self.relay.let_go(portion, self.sessions),
             None => return true,
         }
         false

@@ -90,7 +90,7 @@ impl Quota {
         self.settle(relay, door);
         if self.kept.as_ref().is_some_and(|kept| kept.account.is_used_up()) {
             // More of them than find room in a worker's queue have to be told in turns.
-            relay.let_go(usize::MAX);
+            relay.let_all_go();
         }
     }
 
@@ -111,7 +111,7 @@ impl Quota {
         if door.set(relay, Cause::QuotaUsed, is_used_up) {
             kept.say_whether_used_up();
             if is_used_up {
-                relay.let_go(usize::MAX);
+                relay.let_all_go();
             }
         }
         if door.set(relay, Cause::Pacing, kept.account.is_paced()) {
