@@ -96,6 +96,8 @@ pub(crate) struct SessionState {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SubscriberState {
     pub(crate) session: SessionState,
+    /// Its number in the ledger: later ones have higher numbers, at all nodes of the process.
+    pub(crate) serial: u64,
     pub(crate) line: Line,
     pub(crate) seat: Seat,
     /// [`Stripes::of`] and [`Stripes::wanted`].
@@ -123,6 +125,9 @@ pub(crate) struct PublisherState {
     pub(crate) datagrams: u64,
     pub(crate) arrivals: Arrivals,
 }
+
+/// No process lets in so many.
+const SERIAL_MAX: u64 = 1 << 62;
 
 /// What a handover says that no node hands over.
 #[derive(Debug, Error)]
@@ -180,6 +185,10 @@ impl ChannelState {
         let earned =
             |subscriber: &SubscriberState| u64::from(subscriber.channel_shards) <= self.shards_fanned;
         ensure(self.subscribers.iter().all(earned), "a subscriber was sent more than its channel")?;
+        ensure(
+            self.subscribers.iter().all(|subscriber| subscriber.serial <= SERIAL_MAX),
+            "nobody has that number",
+        )?;
         let of_these = |subscriber: &SubscriberState| subscriber.stripes().is_some();
         ensure(self.subscribers.iter().all(of_these), "more stripes than there are")?;
         let ChannelCounters { shards_lost, shards_recovered, shards_repaired, .. } = self.counters;
@@ -278,6 +287,7 @@ mod tests {
             ChunkState { sequence: 12, first_seen: Time(15), asks: 1, asked: 2, fanned: 3, body: None };
         let subscriber = SubscriberState {
             session: session(1),
+            serial: 4,
             line: Line::new(0),
             seat: Seat::new(([192, 0, 2, 1], 1).into()),
             stripes: (2, 1),
@@ -333,7 +343,7 @@ mod tests {
         let digest = written.iter().fold(0_u64, |digest, &byte| {
             digest.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(byte)
         });
-        assert_eq!((Handover::FORMAT, written.len(), digest), (4, 189, 13_280_797_261_966_040_808));
+        assert_eq!((Handover::FORMAT, written.len(), digest), (4, 190, 1_088_730_817_282_904_326));
     }
 
     type Change = fn(&mut ChannelState);
@@ -346,7 +356,7 @@ mod tests {
             Handover::try_from(contents).err().map(|unfit| unfit.0)
         };
         assert_eq!(refused(|_| ()), None);
-        let wrong: [(Change, &str); 13] = [
+        let wrong: [(Change, &str); 14] = [
             (|channel| channel.key = [2; 32], "no channel has this key, or two have"),
             (|channel| channel.window.edge = 11, "a chunk beyond its window"),
             (|channel| channel.window.edge = u64::MAX, "no channel gets as far as that"),
@@ -371,6 +381,7 @@ mod tests {
             (|channel| channel.window.chunks.push(channel.window.chunks[0].clone()), "chunks out of order"),
             (|channel| channel.subscribers.push(channel.subscribers[0].clone()), "two sessions of one peer"),
             (|channel| channel.subscribers[0].stripes = (17, 0), "more stripes than there are"),
+            (|channel| channel.subscribers[0].serial = u64::MAX, "nobody has that number"),
             (|channel| channel.shards_fanned = 10, "a subscriber was sent more than its channel"),
             (|channel| channel.publishers[0].counted.lost = 3, "a session lost more than its channel"),
         ];

@@ -141,14 +141,15 @@ impl Ledger {
         Ok(Place { serial, has_backlog })
     }
 
-    /// A subscriber that an earlier process let in keeps its place; returns its number. Where it does not fit a cap any more, the
-    /// newest go.
-    pub(crate) fn resume(&self, key: ChannelKey, node: u32, cost: u32) -> u64 {
-        let mut book = self.book();
-        book.serial += 1;
+    /// A subscriber that an earlier process let in keeps its place, and the number it had there, if that is free; returns its
+    /// number. Where it does not fit a cap any more, the newest go.
+    pub(crate) fn resume(&self, key: ChannelKey, node: u32, cost: u32, number: u64) -> u64 {
+        let book = &mut *self.book();
+        let account = book.accounts.entry(key).or_default();
+        let serial = if number == 0 || account.has(number) { book.serial + 1 } else { number };
+        account.add(Grant { serial, cost, data_cost: cost, node });
+        book.serial = book.serial.max(serial);
         book.subscribers += 1;
-        let serial = book.serial;
-        book.accounts.entry(key).or_default().add(Grant { serial, cost, data_cost: cost, node });
         serial
     }
 

@@ -68,12 +68,19 @@ impl Account {
     pub(super) fn add(&mut self, grant: Grant) {
         self.costs += u64::from(grant.cost);
         self.data_costs += u64::from(grant.data_cost);
-        self.grants.push(grant);
+        // Only those that come from an earlier process do not come in the order of their numbers.
+        let place = self.grants.partition_point(|other| other.serial < grant.serial);
+        self.grants.insert(place, grant);
         self.common.subscribers.store(self.grants.len(), Ordering::Relaxed);
     }
 
     fn place_of(&self, serial: u64) -> Option<usize> {
         self.grants.binary_search_by_key(&serial, |grant| grant.serial).ok()
+    }
+
+    /// Whether this is a subscriber's number.
+    pub(super) fn has(&self, serial: u64) -> bool {
+        self.place_of(serial).is_some()
     }
 
     /// Returns whether it was there.

@@ -93,7 +93,9 @@ proptest! {
                     }
                 }
                 3 => {
-                    let serial = ledger.resume(key, node, 1_260);
+                    let number = u64::from(draw(&mut random, 20));
+                    let is_others = model.get(&number).is_some_and(|known| known.key != key);
+                    let serial = ledger.resume(key, node, 1_260, if is_others { 0 } else { number });
                     model.insert(serial, Known { key, node, cost: 1_260, data_cost: 1_260 });
                 }
                 4 => if let Some(serial) = chosen {

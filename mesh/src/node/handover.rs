@@ -137,7 +137,7 @@ impl Node {
         let mut subscriber = Subscriber::resume(state, seat);
         subscriber.cost = shard_cost(state.session.address) as u32;
         let ledger = &self.siblings.ledger;
-        subscriber.serial = ledger.resume(channel.verifier.key(), self.number, subscriber.cost);
+        subscriber.serial = ledger.resume(channel.verifier.key(), self.number, subscriber.cost, state.serial);
         let side = Side::Subscriber(subscriber);
         let peer =
             PeerKey { address: state.session.address, tag: channel.verifier.tag(), peer: Sender::Subscriber };

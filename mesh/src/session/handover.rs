@@ -49,6 +49,7 @@ impl Subscriber {
     ) -> SubscriberState {
         SubscriberState {
             session,
+            serial: self.serial,
             line: self.line.clone(),
             seat,
             stripes: (seat.stripes.of(), seat.stripes.wanted()),

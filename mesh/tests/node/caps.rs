@@ -318,3 +318,24 @@ fn a_viewer_that_is_started_anew_just_after_a_cap_was_set_owes_nothing_for_ever(
     net.stream(publisher, channel, 2, RATE);
     assert!(is_served(&net, late), "{:?}", net.events(late));
 }
+
+#[test]
+fn after_a_restart_the_newest_are_still_the_newest() {
+    let (mut net, relay, (publisher, channel), _) = live_relay(10, capped(CAP_BPS));
+    // The place of one that leaves is taken by the newest.
+    let (leaving, dial) = net.viewer(relay, LIVE);
+    net.stream(publisher, channel, 1, RATE);
+    let old: Vec<usize> = (0..6).map(|_| net.viewer(relay, LIVE).0).collect();
+    net.stream(publisher, channel, 1, RATE);
+    let (now, elsewhere) = (net.now, address(99));
+    net.node(leaving).redirect(now, dial, elsewhere);
+    net.stream(publisher, channel, 1, RATE);
+    let new: Vec<usize> = (0..2).map(|_| net.viewer(relay, LIVE).0).collect();
+    net.stream(publisher, channel, 1, RATE);
+    let left = net.hand_over(relay);
+    net.resume(relay, capped(CAP_BPS), &left);
+    net.stream(publisher, channel, 2, RATE);
+    net.stream(publisher, channel, 8, RATE / 2 * 3);
+    assert!(new.iter().all(|viewer| was_let_go(&net, *viewer)), "they do not fit any more");
+    assert!(!old.iter().any(|viewer| was_let_go(&net, *viewer)), "{:?}", served(&net, &old));
+}
