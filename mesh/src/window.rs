@@ -49,7 +49,7 @@ pub(crate) struct Window {
     /// When the first chunk came, or the first since the channel was joined again.
     joined_at: Option<Time>,
     rumour: Option<Rumour>,
-    /// When the first of the newest chunk came, and when it was captured, µs.
+    /// When the first of the newest chunk that was not asked for came, and when it was captured, µs.
     newest_came: Option<(Time, u64)>,
     /// Chunks that have a slot.
     bodies: usize,
@@ -198,12 +198,14 @@ impl Window {
     /// Gives the chunk its body. Numbers skipped become holes, to be asked for.
     pub(crate) fn open(&mut self, now: Time, header: &ChunkHeader, body: Body) {
         let sequence = header.sequence;
-        let is_late = self.is_late(now, header);
+        let is_answer = self.is_answer(now, header);
         if self.edge == Sequence(0) {
             self.begin(header);
         }
         if sequence > self.edge {
             self.extend_to(now, sequence);
+        }
+        if sequence == self.edge && !is_answer {
             self.newest_came = Some((now, header.capture_us));
         }
         let place = match self.position(sequence) {
@@ -226,7 +228,7 @@ impl Window {
         self.usual_shards = header.layout().data_shards() as u64;
         self.shards_opened += self.usual_shards;
         if let Some(rumour) = &mut self.rumour {
-            if is_late && sequence <= rumour.asked_through {
+            if is_answer {
                 chunk.asked = ShardSet::ALL;
             }
             rumour.ask_at = now.after(EDGE_GRACE);
@@ -236,13 +238,15 @@ impl Window {
         }
     }
 
-    /// Whether a chunk comes so late, compared with the newest before it, that it may be the answer to a request that a
-    /// rumour was the reason for. What only a liar said was there already comes in its time.
-    fn is_late(&self, now: Time, header: &ChunkHeader) -> bool {
-        self.newest_came.is_none_or(|(came_at, captured_us)| {
-            let apart = Duration::from_micros(header.capture_us.saturating_sub(captured_us));
-            now >= came_at.after(apart).after(EDGE_GRACE)
-        })
+    /// Whether a chunk was asked for because of a rumour, and comes so late, compared with the newest that came by itself, that it
+    /// may be the answer. What only a liar said was there already comes in its time.
+    fn is_answer(&self, now: Time, header: &ChunkHeader) -> bool {
+        let was_asked = self.rumour.as_ref().is_some_and(|rumour| header.sequence <= rumour.asked_through);
+        was_asked
+            && self.newest_came.is_none_or(|(came_at, captured_us)| {
+                let apart = Duration::from_micros(header.capture_us.saturating_sub(captured_us));
+                now >= came_at.after(apart).after(EDGE_GRACE)
+            })
     }
 
     /// Settles where the window starts: where the upstream said, if the first chunk is not far from there; else at the
