@@ -264,10 +264,8 @@ fn a_flood_leaves_the_plane_as_it_was(way: Way) {
     let to = at("127.0.0.1", &plane);
     let flood = std::thread::spawn(move || {
         let socket = peer("127.0.0.1:0");
-        for number in 0..DATAGRAMS {
-            socket.send_to(&[number as u8; 500], to).unwrap();
-        }
-        socket.send_to(b"end", to).unwrap();
+        // A kernel that is short of memory, or filters, refuses some: they are lost as well.
+        (0..DATAGRAMS).filter(|number| socket.send_to(&[*number as u8; 500], to).is_ok()).count()
     });
     // What the socket's buffer has no room for is lost, however large it may be here.
     let mut datagrams = 0;
@@ -275,9 +273,9 @@ fn a_flood_leaves_the_plane_as_it_was(way: Way) {
         datagrams += plane.receive(|_, _| {});
         plane.wait(Some(Duration::from_millis(1))).unwrap();
     }
-    flood.join().unwrap();
+    let sent = flood.join().unwrap();
     while plane.receive(|_, _| datagrams += 1) > 0 {}
-    assert!(datagrams > 2 * RECEIVE_BUFFERS, "every buffer was used again: {datagrams}");
+    assert!(datagrams > 2 * RECEIVE_BUFFERS, "every buffer was used again: {datagrams} of {sent}");
 
     let socket = peer("127.0.0.1:0");
     for round in 0..3 * RECEIVE_BUFFERS as u64 / BURST {
