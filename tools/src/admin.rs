@@ -13,6 +13,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use relay::commands::FOR_MAX;
+use serde::Serialize;
+
+use crate::Error;
+use crate::error::print;
 
 /// Where the daemon is.
 #[derive(clap::Args, Debug)]
@@ -20,6 +24,29 @@ pub struct At {
     /// The relay's admin socket (`admin.socket` in its configuration, or its --admin-socket)
     #[arg(long, value_name = "PATH", default_value = "/run/superpeer/admin.sock")]
     pub socket: PathBuf,
+}
+
+/// Which relay is asked, and how its answer is shown.
+#[derive(clap::Args, Debug)]
+pub struct Ask {
+    /// Where the relay is
+    #[command(flatten)]
+    pub at: At,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Ask {
+    /// Shows an answer.
+    fn show<T: Serialize>(&self, answer: &T, in_words: impl FnOnce(&T) -> String) -> Result<(), Error> {
+        print(&if self.json { to_json(answer) } else { in_words(answer) })
+    }
+}
+
+/// What prints as it came.
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("it was made of JSON, and is written as it was read")
 }
 
 /// A time as a person writes it: `90s`, `10m`, `1h 30m`.

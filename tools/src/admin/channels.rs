@@ -4,24 +4,19 @@ use std::fmt::Write;
 
 use relay::status::ChannelStatus;
 
-use super::At;
+use super::Ask;
 use super::client::Client;
-use super::status::to_json;
 use super::text::bit_rate;
 use crate::Error;
 use crate::contact::say;
-use crate::error::print;
 
 /// List the channels that the relay on this machine carries
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  superpeer channels\n  superpeer channels --json | jq '.[].key'")]
 pub struct Args {
-    /// Where the relay is
+    /// The relay
     #[command(flatten)]
-    pub at: At,
-    /// Print one JSON array
-    #[arg(long)]
-    pub json: bool,
+    pub ask: Ask,
 }
 
 /// Runs the command.
@@ -29,15 +24,12 @@ pub struct Args {
 /// # Errors
 /// When there is no relay, or it does not answer.
 pub fn run(args: Args) -> Result<(), Error> {
-    let channels = Client::new(&args.at)?.status()?.channels;
-    if args.json {
-        return print(&to_json(&channels));
-    }
-    if channels.is_empty() {
+    let channels = Client::new(&args.ask.at)?.status()?.channels;
+    if channels.is_empty() && !args.ask.json {
         say("the relay carries no channel now");
         return Ok(());
     }
-    print(&table(&channels))
+    args.ask.show(&channels, |channels| table(channels))
 }
 
 fn table(channels: &[ChannelStatus]) -> String {

@@ -9,8 +9,7 @@ use codec::wire::control::NODES_MAX;
 use relay::commands::{Drain, Draining};
 
 use super::client::Client;
-use super::status::to_json;
-use super::{At, parse_time, text};
+use super::{At, parse_time, text, to_json};
 use crate::Error;
 use crate::contact::say;
 use crate::error::print;

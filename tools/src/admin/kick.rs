@@ -7,10 +7,8 @@ use codec::{ChannelKey, ChannelLink};
 use relay::commands::{Kick, Kicked, Whom};
 
 use super::client::Client;
-use super::status::to_json;
-use super::{At, parse_time};
+use super::{Ask, parse_time};
 use crate::Error;
-use crate::error::print;
 
 /// End the sessions of an address or channel, and refuse it for a while
 ///
@@ -32,12 +30,9 @@ pub struct Args {
     /// For how long to refuse it: 90s, 10m, 2h
     #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = parse_time)]
     pub time: Duration,
-    /// Where the relay is
+    /// The relay
     #[command(flatten)]
-    pub at: At,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
+    pub ask: Ask,
 }
 
 /// Runs the command.
@@ -47,15 +42,12 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), Error> {
     let whom = args.address.or(args.channel).expect("the command line has one of them");
     let kick = Kick { whom, for_s: args.time.as_secs() };
-    let kicked: Kicked = Client::new(&args.at)?.post("/kick", &kick)?;
-    if args.json {
-        return print(&to_json(&kicked));
-    }
+    let kicked: Kicked = Client::new(&args.ask.at)?.post("/kick", &kick)?;
     let refused = match kick.for_s {
         0 => "let in again".to_owned(),
         seconds => format!("refused for {}", humantime::format_duration(Duration::from_secs(seconds))),
     };
-    print(&format!("{} sessions ended; {refused}", kicked.sessions))
+    args.ask.show(&kicked, |kicked| format!("{} sessions ended; {refused}", kicked.sessions))
 }
 
 fn parse_address(text: &str) -> Result<Whom, String> {

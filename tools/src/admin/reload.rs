@@ -2,12 +2,10 @@
 
 use relay::commands::Reloaded;
 
-use super::At;
+use super::Ask;
 use super::client::Client;
-use super::status::to_json;
 use crate::Error;
 use crate::contact::say;
-use crate::error::print;
 
 /// Have the relay on this machine read its configuration anew
 ///
@@ -16,12 +14,9 @@ use crate::error::print;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  superpeer reload")]
 pub struct Args {
-    /// Where the relay is
+    /// The relay
     #[command(flatten)]
-    pub at: At,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
+    pub ask: Ask,
 }
 
 /// Runs the command.
@@ -29,15 +24,12 @@ pub struct Args {
 /// # Errors
 /// When the configuration is wrong, there is no relay, or it does not answer.
 pub fn run(args: Args) -> Result<(), Error> {
-    let reloaded: Reloaded = Client::new(&args.at)?.post("/reload", &())?;
-    if args.json {
-        return print(&to_json(&reloaded));
-    }
-    if !reloaded.at_restart.is_empty() {
+    let reloaded: Reloaded = Client::new(&args.ask.at)?.post("/reload", &())?;
+    if !reloaded.at_restart.is_empty() && !args.ask.json {
         say(&format!(
             "changed, and acts when the relay is started again: {}",
             reloaded.at_restart.join(", ")
         ));
     }
-    print("the configuration was read anew")
+    args.ask.show(&reloaded, |_| "the configuration was read anew".to_owned())
 }

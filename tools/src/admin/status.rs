@@ -4,22 +4,18 @@ use std::fmt::Write;
 
 use relay::status::Status;
 
-use super::At;
+use super::Ask;
 use super::client::Client;
 use super::text;
 use crate::Error;
-use crate::error::print;
 
 /// Show what the relay on this machine does, and what is wrong with it
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  superpeer status\n  superpeer status --json | jq .subscribers")]
 pub struct Args {
-    /// Where the relay is
+    /// The relay
     #[command(flatten)]
-    pub at: At,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
+    pub ask: Ask,
 }
 
 /// Runs the command.
@@ -27,13 +23,8 @@ pub struct Args {
 /// # Errors
 /// When there is no relay, or it does not answer.
 pub fn run(args: Args) -> Result<(), Error> {
-    let status = Client::new(&args.at)?.status()?;
-    print(&if args.json { to_json(&status) } else { describe(&status) })
-}
-
-/// What prints as it came.
-pub(crate) fn to_json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("it was made of JSON, and is written as it was read")
+    let status = Client::new(&args.ask.at)?.status()?;
+    args.ask.show(&status, describe)
 }
 
 fn describe(status: &Status) -> String {
