@@ -154,7 +154,8 @@ impl Sealed {
         heads
     }
 
-    /// The capture time in it only has to rise evenly: delays are counted from [`Sealed::sent_at`].
+    /// The capture time in it only has to rise evenly: delays are counted from [`Sealed::sent_at`]. It is signed before anybody
+    /// knows when the stream will begin, so the relay's own `delay_us` has what sealing and connecting took in it.
     fn header(&self, now: Time, place: usize) -> ChunkHeader {
         let tag = self.verifiers[self.channel_of(place)].tag();
         let payload_bytes = self.plan.layout.payload_bytes_max();
