@@ -24,7 +24,7 @@ impl Arrivals {
     pub(crate) fn note(&mut self, now: Time, capture_us: u64) {
         let transit = now.0.wrapping_sub(capture_us) as i64;
         if let Some(before) = self.last {
-            let difference = transit.saturating_sub(before).saturating_abs().min(10_000_000);
+            let difference = transit.saturating_sub(before).saturating_abs().min(DIFFERENCE_MAX_US);
             self.spread += (difference - self.spread) / 16;
         }
         self.last = Some(transit);
@@ -35,6 +35,11 @@ impl Arrivals {
         let least = |before: Option<i64>| Some(before.map_or(transit, |before| before.min(transit)));
         self.fastest[0] = least(self.fastest[0]);
         self.fastest_unreported = least(self.fastest_unreported);
+    }
+
+    /// Whether arrivals come to this.
+    pub(crate) fn is_possible(&self) -> bool {
+        (0..=DIFFERENCE_MAX_US).contains(&self.spread)
     }
 
     /// The smoothed variation.
@@ -65,6 +70,9 @@ impl Arrivals {
 /// For so long, and once more, the fastest is remembered: clocks that differ by 100 ppm drift 12 ms apart, and a path that
 /// got longer is taken for what it is.
 const PERIOD: Duration = Duration::from_secs(60);
+
+/// Chunks further apart were not delayed by the way: a clock was set, or the stream stood still.
+const DIFFERENCE_MAX_US: i64 = 10_000_000;
 
 #[cfg(test)]
 mod tests {

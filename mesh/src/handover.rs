@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::allowance::Allowance;
 use crate::arrivals::Arrivals;
 use crate::fanout::Seat;
-use crate::limits::{PUBLISHERS_PER_CHANNEL_MAX, RTT_MAX};
+use crate::limits::PUBLISHERS_PER_CHANNEL_MAX;
 use crate::line::{Line, RoundTrip};
 use crate::stats::ChannelCounters;
 use crate::time::Time;
@@ -177,10 +177,12 @@ impl ChannelState {
         let publishers = self.publishers.iter().map(|publisher| (&publisher.session, true));
         let mut peers = BTreeSet::new();
         for (session, publishes) in subscribers.chain(publishers) {
+            ensure(
+                session.round_trip.is_none_or(|round_trip| round_trip.is_possible()),
+                "a round trip that is never taken in",
+            )?;
             let is_canonical = session.address.ip().to_canonical() == session.address.ip();
             ensure(is_canonical && peers.insert((session.address, publishes)), "two sessions of one peer")?;
-            let is_usable = |round_trip: RoundTrip| round_trip.timeout() <= RTT_MAX * 5;
-            ensure(session.round_trip.is_none_or(is_usable), "a round trip that is never taken in")?;
         }
         let earned =
             |subscriber: &SubscriberState| u64::from(subscriber.channel_shards) <= self.shards_fanned;
@@ -192,12 +194,17 @@ impl ChannelState {
         let of_these = |subscriber: &SubscriberState| subscriber.stripes().is_some();
         ensure(self.subscribers.iter().all(of_these), "more stripes than there are")?;
         let ChannelCounters { shards_lost, shards_recovered, shards_repaired, .. } = self.counters;
+        ensure(self.totals().into_iter().all(|total| total <= TOTAL_MAX), "more than any node counts")?;
         let lost_no_more = |publisher: &PublisherState| {
             publisher.counted.lost <= shards_lost
                 && publisher.counted.recovered <= shards_recovered
                 && publisher.counted.repaired <= shards_repaired
         };
-        ensure(self.publishers.iter().all(lost_no_more), "a session lost more than its channel")
+        ensure(self.publishers.iter().all(lost_no_more), "a session lost more than its channel")?;
+        ensure(
+            self.publishers.iter().all(|publisher| publisher.arrivals.is_possible()),
+            "arrivals that no node measures",
+        )
     }
 }
 
@@ -207,6 +214,21 @@ impl SubscriberState {
         Stripes::new(self.stripes.0, self.stripes.1)
     }
 }
+
+impl ChannelState {
+    fn totals(&self) -> impl IntoIterator<Item = u64> {
+        let of_publisher = |publisher: &PublisherState| {
+            let Counted { chunks, expected, lost, lost_squares, recovered, repaired } = publisher.counted;
+            let PublisherState { shards_received, datagrams, .. } = *publisher;
+            [chunks, expected, lost, lost_squares, recovered, repaired, shards_received, datagrams]
+        };
+        let of_channel = self.counters.all().into_iter().chain([self.shards_fanned, self.data_fanned]);
+        of_channel.chain(self.publishers.iter().flat_map(of_publisher))
+    }
+}
+
+/// Totals above are none: at a million a second it takes 36,000 years to get there.
+const TOTAL_MAX: u64 = 1 << 60;
 
 impl WindowState {
     fn check(&self, key: &ChannelKey) -> Result<(), Unfit> {
@@ -356,13 +378,15 @@ mod tests {
             Handover::try_from(contents).err().map(|unfit| unfit.0)
         };
         assert_eq!(refused(|_| ()), None);
-        let wrong: [(Change, &str); 14] = [
+        let wrong: [(Change, &str); 16] = [
             (|channel| channel.key = [2; 32], "no channel has this key, or two have"),
             (|channel| channel.window.edge = 11, "a chunk beyond its window"),
             (|channel| channel.window.edge = u64::MAX, "no channel gets as far as that"),
             (|channel| channel.window.settled = u64::MAX, "a window beyond its edge"),
             (|channel| channel.window.floor = 15, "a window beyond its edge"),
             (|channel| channel.window.usual_shards = 33, "more data shards than a chunk may have"),
+            (|channel| channel.counters.chunks_counted = u64::MAX, "more than any node counts"),
+            (|channel| channel.publishers[0].datagrams = u64::MAX, "more than any node counts"),
             (
                 |channel| {
                     let hour = Duration::from_secs(3_600);

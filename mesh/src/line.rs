@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{
     LINE_LOSS_MAX, LINE_QUEUE_MAX, LINE_QUEUED_LOSS_MAX, LINE_STRAINED_AFTER, LINE_STRAINED_MAX,
-    REORDER_GRACE, REPAIR_MARGIN, ROUND_TRIP_ASSUMED, SPARE_MIN, TICK_INTERVAL,
+    REORDER_GRACE, REPAIR_MARGIN, ROUND_TRIP_ASSUMED, RTT_MAX, SPARE_MIN, TICK_INTERVAL,
 };
 use crate::losses::Estimate;
 use crate::parity::Parity;
+use crate::time::micros;
 
 /// The time to a peer and back, smoothed, and how much it varies (RFC 6298 §2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -33,6 +34,11 @@ impl RoundTrip {
         let (mean_us, sample_us) = (self.mean_us.get(), sample.as_micros() as u32);
         self.variation_us = (self.variation_us * 3 + mean_us.abs_diff(sample_us)) / 4;
         self.mean_us = at_least_one((mean_us * 7 + sample_us) / 8);
+    }
+
+    /// Whether samples come to this.
+    pub(crate) fn is_possible(&self) -> bool {
+        self.mean() <= RTT_MAX && u64::from(self.variation_us) <= micros(RTT_MAX)
     }
 
     pub(crate) fn mean(&self) -> Duration {

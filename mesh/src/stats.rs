@@ -229,6 +229,26 @@ pub struct ChannelCounters {
     pub chunks_skipped: u64,
 }
 
+impl ChannelCounters {
+    /// Each of them.
+    pub(crate) fn all(&self) -> [u64; 9] {
+        let ChannelCounters { shards_received, shards_lost, shards_recovered, shards_repaired, .. } = *self;
+        let ChannelCounters { chunks_counted, shards_expected, lost_squares, .. } = *self;
+        let ChannelCounters { chunks_delivered, chunks_skipped, .. } = *self;
+        [
+            shards_received,
+            shards_lost,
+            shards_recovered,
+            shards_repaired,
+            chunks_counted,
+            shards_expected,
+            lost_squares,
+            chunks_delivered,
+            chunks_skipped,
+        ]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
