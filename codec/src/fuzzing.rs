@@ -1,5 +1,5 @@
 //! Bodies of the fuzz targets, as plain functions: each takes any bytes and asserts a property. `cargo test` replays
-//! the kept corpus through them; `cargo fuzz` searches on with the same code (`codec/fuzz`).
+//! the kept corpus through them; `cargo fuzz` searches on with the same code (`fuzz`).
 
 use crate::link::ChannelLink;
 use crate::wire::DATAGRAM_BYTES;

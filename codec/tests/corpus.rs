@@ -1,4 +1,4 @@
-//! Replays the kept fuzzing corpus: `codec/fuzz` searches on from the same files through the same functions.
+//! Replays the kept fuzzing corpus: `fuzz` searches on from the same files through the same functions.
 
 use std::fs;
 use std::path::PathBuf;
