@@ -87,6 +87,9 @@ pub const REPORT_INTERVAL_STEADY: Duration = Duration::from_secs(2);
 /// So old is a session before that: until then its round trip is new.
 pub(crate) const STEADY_AFTER: Duration = Duration::from_secs(5);
 
+/// How often it reports while the last report, or its answer, seems to be lost.
+pub const REPORT_INTERVAL_UNANSWERED: Duration = Duration::from_millis(250);
+
 /// How often it reports while it waits for the last chunk to be settled at the other end.
 pub const REPORT_INTERVAL_ENDING: Duration = Duration::from_millis(100);
 
@@ -191,6 +194,10 @@ pub(crate) const LATE_AFTER: Duration = Duration::from_millis(40);
 /// A line that loses more than this share of what is sent does not take the stream. Where it is no queue that loses it, repair
 /// and parity would cope with a little more, but half as many bytes again would be too many for others on it (RFC 8083 §4.3).
 pub(crate) const LINE_LOSS_MAX: f64 = 0.25;
+
+/// A report that comes so soon after the one before says nothing new of the line: the next will, for counts are totals. A
+/// subscriber has reason for ten a second at most.
+pub(crate) const LINE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Losses are congestion where a queue stands this high, and is never lower for a second (as CoDel looks at it, RFC 8289
 /// §3.2). By a little less chunks differ that had to fill up first ...
@@ -358,4 +365,5 @@ pub const UNDECIDED_WAIT: Duration = Duration::from_millis(15);
 const _: () = assert!(LINE_QUEUE_MAX.as_micros() > CHUNK_TIME.as_micros() + UNDECIDED_WAIT.as_micros());
 const _: () = assert!(SLOT_BYTES <= 65_507, "a whole chunk fits one UDP message");
 const _: () = assert!(CAPPED_ROUND_MAX.as_micros() * 2 <= REORDER_GRACE.as_micros());
+const _: () = assert!(REPAIR_CREDIT_MAX <= u16::MAX as u32);
 const _: () = assert!(GAP_CHUNKS_MAX >= JOIN_DISTANCE_MAX);

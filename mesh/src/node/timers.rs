@@ -9,8 +9,8 @@ use codec::{Sequence, ShardSet};
 use crate::dial::DialState;
 use crate::limits::{
     LEASE, LOST_TO_REPORT, REPAIR_INTERVAL_MAX, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL,
-    REPORT_INTERVAL_ENDING, REPORT_INTERVAL_LOSSY, REPORT_INTERVAL_STEADY, SILENCE_MAX, SWEEP_INTERVAL,
-    TICK_INTERVAL, WRITTEN_KEPT,
+    REPORT_INTERVAL_ENDING, REPORT_INTERVAL_LOSSY, REPORT_INTERVAL_STEADY, REPORT_INTERVAL_UNANSWERED,
+    SILENCE_MAX, SWEEP_INTERVAL, TICK_INTERVAL, WRITTEN_KEPT,
 };
 use crate::node::striping::{awaited, whom_to_ask};
 use crate::node::{ChannelId, LostReason, Node};
@@ -90,10 +90,13 @@ impl Node {
             }
             Side::Subscriber(_) => false,
         };
+        // Three answers in a row are lost every few minutes where a tenth is.
+        let overdue = REPORT_INTERVAL + REPORT_INTERVAL_UNANSWERED;
         let session = &mut self.sessions[index];
         let interval = match () {
             () if ending || unheard => REPORT_INTERVAL_ENDING,
             () if session.is_steady(now) => REPORT_INTERVAL_STEADY,
+            () if now.since(session.heard_at) > overdue => REPORT_INTERVAL_UNANSWERED,
             () => REPORT_INTERVAL,
         };
         session.report_at = now.after(interval);
