@@ -454,7 +454,7 @@ mod tests {
         let (slot, layout) = (arena.take().unwrap(), SlotLayout::new(8, 4).unwrap());
         let mut seats = Seats::default();
         for half in 0..2 {
-            let losses = Losses { share: 0.9, correlation: 0.0 };
+            let losses = Losses { share: 0.3, correlation: 0.0 };
             let place = seats.take(Seat { parity: Parity::needed(&losses, 0), ..seat(half + 1) });
             seats.set_stripes(place, Stripes::one(usize::from(half), 2));
         }

@@ -3,6 +3,7 @@
 //! The losses within one chunk are taken to be beta-binomial (Skellam 1948), in the form of Griffiths (1973): the mean share
 //! and the correlation of two losses of one chunk, which is 0 where each shard is lost by itself and rises with bursts.
 
+use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
 /// Of all chunks, at most this part is lost.
@@ -68,9 +69,12 @@ fn rounds_fail(losses: &Losses, rounds: u32) -> f64 {
     if rounds == 0 { 1.0 } else { first * next.powi(rounds as i32 - 1) }
 }
 
-/// The fewest parity shards with which no more than `bound` of the chunks lose more shards than that; at most
-/// [`PARITY_MAX`]. Fewer are always fewer bytes: a shard of parity costs one shard of each chunk and saves a shard of repair
-/// of some.
+/// The fewest parity shards with which no more than `bound` of the chunks lose more shards than that. Fewer are always fewer
+/// bytes: a shard of parity costs one shard of each chunk and saves a shard of repair of some.
+///
+/// Where [`PARITY_MAX`] do not reach the bound, more of them bring little: whole chunks are lost, and no parity of theirs is
+/// left. Then it is the fewest with which at most [`OUT_OF_REACH`] times as many are lost as with all, and no fewer than what
+/// is lost between outages may call for, which the same share of single losses is the upper limit of.
 fn parity_within(bound: f64, losses: &Losses, data_shards: usize) -> usize {
     // What has the denominators 1 − correlation + j · correlation, for j from 0, is written without dividing by that.
     let (kept, lost) = (1.0 - losses.share, losses.share);
@@ -78,7 +82,8 @@ fn parity_within(bound: f64, losses: &Losses, data_shards: usize) -> usize {
     let next_kept =
         |shards: usize| (kept * apart + shards as f64 * together) / (apart + shards as f64 * together);
     let mut none_lost: f64 = (0..data_shards).map(next_kept).product();
-    for parity in 0..PARITY_MAX {
+    let mut residual: ArrayVec<f64, { PARITY_MAX + 1 }> = ArrayVec::new();
+    for parity in 0..=PARITY_MAX {
         let shards = data_shards + parity;
         let (mut exactly, mut at_most) = (none_lost, none_lost);
         for count in 0..parity {
@@ -87,13 +92,22 @@ fn parity_within(bound: f64, losses: &Losses, data_shards: usize) -> usize {
                 / (kept * apart + (left - 1.0) * together);
             at_most += exactly;
         }
+        residual.push(1.0 - at_most);
         if 1.0 - at_most <= bound {
             return parity;
         }
         none_lost *= next_kept(shards);
     }
-    PARITY_MAX
+    let enough = OUT_OF_REACH * residual[PARITY_MAX];
+    let of_use = residual.iter().position(|&lost| lost <= enough).unwrap_or(PARITY_MAX);
+    if together == 0.0 {
+        return of_use;
+    }
+    of_use.max(parity_within(bound, &Losses { correlation: 0.0, ..*losses }, data_shards))
 }
+
+/// See [`parity_within`].
+const OUT_OF_REACH: f64 = 2.0;
 
 /// What four bits hold; a chunk has no more than one shard beyond it.
 const PARITY_MAX: usize = 15;
@@ -150,5 +164,14 @@ mod tests {
         assert_eq!((of_rounds[0], of_rounds[6]), (9, 0));
         let bursts = Losses { share: 0.03, correlation: 0.2 };
         assert!(needed(&bursts, 2) > needed(&uniform(0.03), 2));
+    }
+
+    #[test]
+    fn parity_that_brings_little_is_not_sent() {
+        let of = |losses: &Losses, rounds| Parity::needed(losses, rounds).of(32, 16);
+        let (single, whole_chunks) = (uniform(0.03), Losses { share: 0.03, correlation: 0.8 });
+        assert_eq!(of(&whole_chunks, 0), of(&single, 0), "what is lost between outages is made good");
+        assert!(of(&whole_chunks, 2) < of(&whole_chunks, 0), "repair is what helps");
+        assert!(of(&uniform(0.15), 0) >= 14);
     }
 }
