@@ -27,7 +27,7 @@ fn hello(role: Role, key: ChannelKey) -> Hello {
 }
 
 /// A relay that carries a stream to one viewer: (net, relay, publisher, channel, viewer).
-fn running() -> (Net, usize, usize, ChannelId, usize) {
+pub(crate) fn running() -> (Net, usize, usize, ChannelId, usize) {
     let mut net = Net::new(1, CLEAN);
     let relay = net.add(relay_config());
     let (viewer, _) = net.viewer(relay, Sequence(0));
@@ -46,12 +46,12 @@ fn chunk(sequence: u64, fill: u8) -> Vec<Vec<u8>> {
     slot.chunks(DATAGRAM_BYTES).map(<[u8]>::to_vec).collect()
 }
 
-fn edge(net: &Net, node: usize) -> u64 {
+pub(crate) fn edge(net: &Net, node: usize) -> u64 {
     net.peek(node).channels().next().unwrap().edge.0
 }
 
 /// The session header that a peer's next report to the relay carries.
-fn session_header(net: &mut Net, host: usize) -> SessionHeader {
+pub(crate) fn session_header(net: &mut Net, host: usize) -> SessionHeader {
     let at = net.now.after(Duration::from_secs(1));
     net.node(host).handle_timeout(at);
     let sent = net.take_sent(host);

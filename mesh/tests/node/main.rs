@@ -7,5 +7,6 @@ mod contact;
 mod handover;
 mod hostile;
 mod lab;
+mod lies;
 mod stream;
 mod two_upstreams;
