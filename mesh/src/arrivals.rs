@@ -12,11 +12,38 @@ use crate::time::Time;
 pub(crate) struct Arrivals {
     pub(crate) last: Option<i64>,
     spread: i64,
-    /// The fastest of this period and of the one before.
-    fastest: [Option<i64>; 2],
-    since: Time,
+    /// The fastest of the last minutes.
+    fastest: Fastest,
     /// The fastest since the last report.
     fastest_unreported: Option<i64>,
+    /// The fastest of the last second or two.
+    #[serde(skip)]
+    fastest_lately: Fastest,
+}
+
+/// The fastest of a period and of the one before.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Fastest {
+    periods: [Option<i64>; 2],
+    since: Time,
+}
+
+impl Fastest {
+    fn note(&mut self, now: Time, period: Duration, transit: i64) {
+        if now.since(self.since) > period {
+            self.periods = [None, self.periods[0]];
+            self.since = now;
+        }
+        self.periods[0] = earliest(self.periods[0], transit);
+    }
+
+    fn get(&self) -> Option<i64> {
+        self.periods.iter().flatten().min().copied()
+    }
+}
+
+fn earliest(before: Option<i64>, transit: i64) -> Option<i64> {
+    Some(before.map_or(transit, |before| before.min(transit)))
 }
 
 impl Arrivals {
@@ -28,13 +55,9 @@ impl Arrivals {
             self.spread += (difference - self.spread) / 16;
         }
         self.last = Some(transit);
-        if now.since(self.since) > PERIOD {
-            self.fastest = [None, self.fastest[0]];
-            self.since = now;
-        }
-        let least = |before: Option<i64>| Some(before.map_or(transit, |before| before.min(transit)));
-        self.fastest[0] = least(self.fastest[0]);
-        self.fastest_unreported = least(self.fastest_unreported);
+        self.fastest.note(now, PERIOD, transit);
+        self.fastest_lately.note(now, PERIOD_LATELY, transit);
+        self.fastest_unreported = earliest(self.fastest_unreported, transit);
     }
 
     /// Whether arrivals come to this.
@@ -49,21 +72,23 @@ impl Arrivals {
 
     /// The fastest of the last minutes.
     pub(crate) fn fastest(&self) -> Option<i64> {
-        self.fastest.iter().flatten().min().copied()
+        self.fastest.get()
     }
 
-    /// By how much all chunks since the last report were slower than the fastest of the last minutes.
+    /// By how much all chunks of the last second or two were slower than the fastest of the last minutes.
     pub(crate) fn queued_ms(&self) -> u16 {
-        let waited = self.fastest_unreported.zip(self.fastest());
-        let queued = waited.map_or(0, |(now, best)| now.saturating_sub(best));
-        u16::try_from(queued / 1_000).unwrap_or(u16::MAX)
+        self.behind_fastest_ms(self.fastest_lately.get())
     }
 
-    /// The same, for a report.
+    /// The same of all chunks since the last report.
     pub(crate) fn take_queued_ms(&mut self) -> u16 {
-        let queued = self.queued_ms();
-        self.fastest_unreported = None;
-        queued
+        let unreported = self.fastest_unreported.take();
+        self.behind_fastest_ms(unreported)
+    }
+
+    fn behind_fastest_ms(&self, transit: Option<i64>) -> u16 {
+        let queued = transit.zip(self.fastest()).map_or(0, |(now, best)| now.saturating_sub(best));
+        u16::try_from(queued / 1_000).unwrap_or(u16::MAX)
     }
 }
 
@@ -73,6 +98,9 @@ const PERIOD: Duration = Duration::from_secs(60);
 
 /// Chunks further apart were not delayed by the way: a clock was set, or the stream stood still.
 const DIFFERENCE_MAX_US: i64 = 10_000_000;
+
+/// As long as a report looks back: what is compared with one was measured alike.
+const PERIOD_LATELY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

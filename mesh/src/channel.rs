@@ -6,14 +6,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use codec::{ChannelVerifier, Sequence, ShardSet};
+use codec::{ChannelVerifier, Sequence, ShardSet, SlotLayout};
 use slab::Slab;
 
+use crate::arrivals::Arrivals;
 use crate::egress::{Bucket, Cap, shard_cost};
 use crate::fanout::{Audience, Needs, Seats};
 use crate::ledger::Common;
 use crate::limits::{
-    ChannelLimits, DIALS_PER_CHANNEL_MAX, REPAIR_HORIZON, SWEEP_INTERVAL, UPSTREAMS_PER_CHANNEL_MAX,
+    ChannelLimits, DIALS_PER_CHANNEL_MAX, REPAIR_HORIZON, SPARE_MIN, SWEEP_INTERVAL,
+    UPSTREAMS_PER_CHANNEL_MAX,
 };
 use crate::parity::Parity;
 use crate::rates::{RateMeter, Rates};
@@ -28,6 +30,8 @@ use crate::window::Window;
 pub(crate) struct Channel {
     pub(crate) verifier: ChannelVerifier,
     pub(crate) window: Window,
+    /// Of its chunks, whichever upstream brought them, here or at another node of the process.
+    pub(crate) arrivals: Arrivals,
     pub(crate) seats: Seats,
     pub(crate) limits: ChannelLimits,
     /// What [`ChannelLimits::egress_bps_max`] comes to.
@@ -58,6 +62,8 @@ pub(crate) struct Channel {
     /// Shards fanned out to each subscriber so far, and those of them that are data.
     pub(crate) shards_fanned: u64,
     pub(crate) data_fanned: u64,
+    /// Data shards given up here, which no subscriber was sent, modulo 2^16: of this, differences alone count.
+    pub(crate) data_gone: u16,
     /// Repair requests sent so far: they take turns among the upstreams.
     pub(crate) asks: usize,
     /// Of several upstreams one gives nothing.
@@ -69,6 +75,7 @@ impl Channel {
         Channel {
             verifier,
             window: Window::new(),
+            arrivals: Arrivals::default(),
             seats: Seats::default(),
             limits: ChannelLimits::default(),
             cap: None,
@@ -88,6 +95,7 @@ impl Channel {
             floor_told: Sequence(0),
             shards_fanned: 0,
             data_fanned: 0,
+            data_gone: 0,
             asks: 0,
             is_short: false,
         }
@@ -124,12 +132,21 @@ impl Channel {
     /// Bytes on the wire that a subscriber costs for each data shard, with its parity.
     pub(crate) fn cost_for(&self, to: SocketAddr, parity: Parity) -> u32 {
         let cost = shard_cost(to);
-        let of = parity;
-        let parity = self.window.newest_layout().map_or(0, |layout| {
-            let (data, parity) = (layout.data_shards(), layout.parity_shards());
-            cost * of.of(data, parity) as u64 / data as u64
-        });
-        (cost + parity) as u32
+        let (parity, data) = self.parity_of_newest(parity);
+        (cost + cost * parity / data) as u32
+    }
+
+    /// Parity shards sent for each data shard.
+    pub(crate) fn parity_part(&self, parity: Parity) -> f64 {
+        let (parity, data) = self.parity_of_newest(parity);
+        parity as f64 / data as f64
+    }
+
+    /// How many parity shards that is of the newest chunk, and how many data shards it has.
+    fn parity_of_newest(&self, parity: Parity) -> (u64, u64) {
+        let of = |layout: SlotLayout| parity.of(layout.data_shards(), layout.parity_shards());
+        let layout = self.window.newest_layout();
+        layout.map_or((0, 1), |layout| (of(layout) as u64, layout.data_shards() as u64))
     }
 
     /// Bytes on the wire of what a subscriber is owed that starts with this chunk.
@@ -178,11 +195,13 @@ impl Channel {
         self.needs_here.and(self.elsewhere.needs(now))
     }
 
-    /// How long a chunk that is short of shards is waited for: as long as a viewer, here or behind a subscriber, does.
+    /// How long a chunk that is short of shards is waited for: as long as a viewer, here or behind a subscriber, does. Behind a
+    /// subscriber it is what an upstream is told at least.
     pub(crate) fn patience(&self, now: Time) -> Duration {
         let needs = self.needs(now);
-        let behind = Duration::from_millis(needs.slack_ms.into());
+        let behind = Duration::from_millis(needs.slack_ms.into()).max(SPARE_MIN);
         match &self.sink {
+            Some(sink) if needs == Needs::NONE => sink.delay(),
             Some(sink) => sink.delay().max(behind),
             None if needs == Needs::NONE => REPAIR_HORIZON,
             None => behind,
@@ -207,10 +226,12 @@ impl Channel {
             totals.chunks_lost += u64::from(given_up && !self.is_lent);
         }
         while let Some(settled) = self.window.count_next(now) {
+            let of_chunk = settled.within(ShardSet::ALL);
+            let gone = of_chunk.lost - of_chunk.recovered - of_chunk.repaired;
+            self.data_gone = self.data_gone.wrapping_add(gone as u16);
             if self.is_lent {
                 continue;
             }
-            let of_chunk = settled.within(ShardSet::ALL);
             self.counters.chunks_counted += of_chunk.chunks;
             self.counters.shards_expected += of_chunk.expected;
             self.counters.lost_squares += of_chunk.lost_squares;

@@ -9,10 +9,10 @@ use codec::wire::control::Report;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
-    LINE_LOSS_MAX, LINE_QUEUE_MAX, LINE_QUEUED_LOSS_MAX, LINE_STRAINED_AFTER, LINE_STRAINED_MAX,
-    REORDER_GRACE, REPAIR_MARGIN, ROUND_TRIP_ASSUMED, RTT_MAX, SPARE_MIN, TICK_INTERVAL,
+    LINE_LOOK_INTERVAL, LINE_LOSS_MAX, LINE_QUEUE_MAX, LINE_QUEUED_LOSS_MAX, LINE_STRAINED_AFTER,
+    LINE_STRAINED_MAX, REORDER_GRACE, REPAIR_MARGIN, ROUND_TRIP_ASSUMED, RTT_MAX, SPARE_MIN, TICK_INTERVAL,
 };
-use crate::losses::Estimate;
+use crate::losses::{Estimate, Uncounted};
 use crate::parity::Parity;
 use crate::time::micros;
 
@@ -63,7 +63,7 @@ pub(crate) struct Line {
     received: u32,
     /// Data shards that the channel had been given by then.
     data_fanned: u32,
-    /// Shards sent in answer to its requests since then.
+    /// Shards sent in answer to its requests that no report has counted yet.
     pub(crate) repairs_sent: u16,
     /// For how many tenths of a second too much has been lost.
     over_tenths: u8,
@@ -79,6 +79,10 @@ pub(crate) struct Known {
     pub(crate) round_trip: Option<RoundTrip>,
     /// Data shards of the channel sent to each subscriber so far.
     pub(crate) data_fanned: u64,
+    /// Data shards of it that were given up here and that no report has counted yet.
+    pub(crate) gone: u16,
+    /// Parity shards that went with each of these before the report.
+    pub(crate) parity_part: f64,
     /// What it wanted of each chunk before the report, and from then on.
     pub(crate) stripes: [Stripes; 2],
     /// By how much chunks come later here than the fastest: that is not the subscriber's line.
@@ -101,6 +105,8 @@ pub(crate) struct Verdict {
     pub(crate) spare_ms: u16,
     /// It has lost too much for too long.
     pub(crate) has_to_go: bool,
+    /// What is left of [`Known::gone`].
+    pub(crate) gone_left: u16,
 }
 
 impl Line {
@@ -121,8 +127,11 @@ impl Line {
         self.is_strained
     }
 
-    /// Takes in the subscriber's report.
-    pub(crate) fn note(&mut self, report: &Report, known: &Known) -> Verdict {
+    /// Takes in the subscriber's report, the latest. `None` if it comes too soon after the one before: counts are totals.
+    pub(crate) fn note(&mut self, report: &Report, known: &Known) -> Option<Verdict> {
+        if known.since_last < LINE_LOOK_INTERVAL {
+            return None;
+        }
         let data_fanned = u64::from((known.data_fanned as u32).wrapping_sub(self.data_fanned));
         // Around a change it cannot be told what it was sent for how long: the less is the safer to measure losses by.
         let part = |stripes: Stripes| {
@@ -130,18 +139,23 @@ impl Line {
             data_fanned * u64::from(parts) / u64::from(of)
         };
         let data_sent = part(known.stripes[0]).min(part(known.stripes[1]));
-        let repairs_sent = u64::from(core::mem::take(&mut self.repairs_sent));
+        let repairs_sent = u64::from(self.repairs_sent);
         let received = (report.received as u32).wrapping_sub(self.received);
         (self.data_fanned, self.received) = (known.data_fanned as u32, report.received as u32);
-        self.estimate.note(report, data_sent, repairs_sent);
+        let mut uncounted = Uncounted { repairs: self.repairs_sent, gone: known.gone };
+        let lost = f64::from(self.estimate.note(report, &mut uncounted));
+        self.repairs_sent = uncounted.repairs;
 
         let losses = self.estimate.losses();
         let queued = Duration::from_millis(report.queued_ms.saturating_sub(known.queued_ms).into());
         let is_congested = queued >= LINE_QUEUE_MAX && losses.share >= LINE_QUEUED_LOSS_MAX;
         let sent = data_sent + repairs_sent;
         if sent >= SENT_MIN {
-            let came = f64::from(received) / sent as f64;
-            let is_over = is_congested || came < 1.0 - LINE_LOSS_MAX;
+            // Parity that came must not stand for data that did not; not all that was to be sent was, if this node was busy.
+            let with_parity = sent as f64 + data_sent as f64 * known.parity_part;
+            let came_of = |sent: f64| f64::from(received) < sent * (1.0 - LINE_LOSS_MAX);
+            let is_over =
+                is_congested || came_of(sent as f64) || (lost > LINE_LOSS_MAX && came_of(with_parity));
             let longer = (known.since_last.min(SINCE_LAST_MAX).as_millis() / 100) as u8;
             let counts = is_over && !known.skipped;
             self.over_tenths = if counts { self.over_tenths.saturating_add(longer) } else { 0 };
@@ -155,19 +169,20 @@ impl Line {
         let spread = Duration::from_micros(2 * u64::from(report.spread_us));
         // Delay that rises with the loss says that there is too much already: nothing is added to it (RFC 8085 §3.1).
         let withheld = is_congested || self.is_strained;
-        let parity = |late_by: Duration| {
-            let rounds = rounds(slack.saturating_sub(spread + late_by), &round_trip);
-            if withheld { Parity::NONE } else { Parity::needed(&losses, rounds) }
-        };
+        let rounds = |late_by: Duration| rounds(slack.saturating_sub(spread + late_by), &round_trip);
+        let needed = |rounds: u32| if withheld { Parity::NONE } else { Parity::needed(&losses, rounds) };
+        let (in_time, late) = (rounds(Duration::ZERO), rounds(known.late_by));
+        let parity = needed(in_time);
         let own_round = round_trip.mean() + 2 * REORDER_GRACE;
         let spare = slack.saturating_sub(own_round.min(slack / 2)).max(SPARE_MIN);
-        Verdict {
-            parity: parity(Duration::ZERO),
-            parity_late: parity(known.late_by),
+        Some(Verdict {
+            parity,
+            parity_late: if late == in_time { parity } else { needed(late) },
             slack_ms: slack.as_millis() as u16,
             spare_ms: spare.as_millis() as u16,
             has_to_go: over_for >= LINE_STRAINED_MAX,
-        }
+            gone_left: uncounted.gone,
+        })
     }
 }
 
@@ -188,3 +203,37 @@ const SINCE_LAST_MAX: Duration = Duration::from_secs(2);
 
 /// With fewer shards a loss is no measure.
 const SENT_MIN: u64 = 20;
+
+#[cfg(test)]
+mod tests {
+    use codec::ChannelTag;
+    use codec::wire::control::{Sender, SessionHeader, SessionId};
+
+    use super::*;
+
+    #[test]
+    fn reports_in_quick_succession_are_one() {
+        let header =
+            SessionHeader { sender: Sender::Subscriber, tag: ChannelTag([0; 8]), session: SessionId(1) };
+        let (mut line, mut report) = (Line::new(0), Report::new(header));
+        let mut report_after = |since_last_ms, data_fanned, received| {
+            report.received = received;
+            let known = Known {
+                since_last: Duration::from_millis(since_last_ms),
+                round_trip: None,
+                data_fanned,
+                gone: 0,
+                parity_part: 0.0,
+                stripes: [Stripes::ALL; 2],
+                queued_ms: 0,
+                late_by: Duration::ZERO,
+                skipped: false,
+            };
+            (line.note(&report, &known).is_some(), line.is_strained())
+        };
+        // Of 100 shards a second half comes; what was looked at between counts for nothing by itself.
+        assert_eq!(report_after(1_000, 100, 50), (true, false));
+        assert_eq!(report_after(10, 200, 200), (false, false));
+        assert_eq!(report_after(1_000, 300, 150), (true, true));
+    }
+}

@@ -32,10 +32,19 @@ pub(crate) struct Estimate {
     sums: Sample,
 }
 
+/// What a report may count as lost or repaired that was not lost on the line. What it does not is left for the next, for a
+/// subscriber counts a chunk later than the node that sends it does: of repairs half, since some are never counted.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Uncounted {
+    /// Shards sent in answer to its requests.
+    pub(crate) repairs: u16,
+    /// Data shards that never came here, and so did not leave.
+    pub(crate) gone: u16,
+}
+
 impl Estimate {
-    /// Takes in a report. `data_sent` data shards were sent since the last one, and `repairs_sent` in answer to requests: what
-    /// goes beyond that was not lost on this line.
-    pub(crate) fn note(&mut self, report: &Report, data_sent: u64, repairs_sent: u64) {
+    /// Takes in a report, and takes from `uncounted` what it counts. Returns the share lost since the last report.
+    pub(crate) fn note(&mut self, report: &Report, uncounted: &mut Uncounted) -> f32 {
         let before = self.totals;
         self.totals = Totals {
             chunks: report.chunks,
@@ -48,20 +57,28 @@ impl Estimate {
         let expected = since(report.expected, before.expected);
         let lost = since(self.totals.lost, before.lost).min(expected);
         let chunks = since(report.chunks, before.chunks).min(expected);
-        if chunks == 0 || expected > data_sent.saturating_mul(2).saturating_add(EXPECTED_SLACK) {
-            return;
-        }
         // What came late because it came here late was asked for, but not answered by this node.
-        let not_ours = since(self.totals.repaired, before.repaired).saturating_sub(repairs_sent);
-        let lost_here = lost.saturating_sub(not_ours);
+        let repaired = since(self.totals.repaired, before.repaired);
+        let not_ours = repaired.saturating_sub(uncounted.repairs.into());
+        uncounted.repairs = (u64::from(uncounted.repairs).saturating_sub(repaired) / 2) as u16;
+        // Of chunks that never came here, all is counted as lost there.
+        let never_sent = lost.min(uncounted.gone.into());
+        uncounted.gone -= never_sent as u16;
+        if chunks == 0 {
+            return 0.0;
+        }
+        let of_chunk = expected as f32 / chunks as f32;
         let squares = since(report.lost_squares, before.lost_squares).min(lost.saturating_mul(CHUNK_SHARDS));
-        let part = if lost == 0 { 0.0 } else { lost_here as f32 / lost as f32 };
-        self.add(Sample {
-            chunks: chunks as f32,
-            expected: expected as f32,
-            lost: lost_here as f32,
-            lost_squares: squares as f32 * part,
-        });
+        let (lost, expected) = ((lost - never_sent) as f32, (expected - never_sent) as f32);
+        let squares = (squares as f32 - never_sent as f32 * of_chunk).max(lost);
+        let lost_here = (lost - not_ours as f32).max(0.0);
+        let part = if lost > 0.0 { lost_here / lost } else { 0.0 };
+        let sample =
+            Sample { chunks: expected / of_chunk, expected, lost: lost_here, lost_squares: squares * part };
+        if expected > 0.0 {
+            self.add(sample);
+        }
+        lost_here / expected.max(1.0)
     }
 
     /// Losses beyond what the past lets expect replace it at once; otherwise it fades.
@@ -110,9 +127,6 @@ const MEMORY_CHUNKS: f32 = 500.0;
 /// Less than this of a shard is forgotten.
 const LOST_MIN: f32 = 0.25;
 
-/// Data shards by which reports and what was sent may differ, for the one lags behind the other.
-const EXPECTED_SLACK: u64 = 256;
-
 /// The most shards that a chunk has, and so loses.
 const CHUNK_SHARDS: u64 = codec::MAX_DATA_SHARDS as u64;
 
@@ -130,6 +144,7 @@ mod tests {
         random: ChaCha12Rng,
         report: Report,
         estimate: Estimate,
+        uncounted: Uncounted,
     }
 
     impl Line {
@@ -137,7 +152,16 @@ mod tests {
             let header =
                 SessionHeader { sender: Sender::Subscriber, tag: ChannelTag([0; 8]), session: SessionId(1) };
             let random = ChaCha12Rng::seed_from_u64(7);
-            Line { random, report: Report::new(header), estimate: Estimate::default() }
+            Line {
+                random,
+                report: Report::new(header),
+                estimate: Estimate::default(),
+                uncounted: Uncounted::default(),
+            }
+        }
+
+        fn note(&mut self) {
+            self.estimate.note(&self.report, &mut self.uncounted);
         }
 
         fn draw(&mut self) -> f64 {
@@ -156,7 +180,7 @@ mod tests {
                     self.report.recovered += lost;
                     self.report.lost_squares += (lost * lost) as u32;
                 }
-                self.estimate.note(&self.report, 500, 0);
+                self.estimate.note(&self.report, &mut self.uncounted);
             }
             self.estimate.losses()
         }
@@ -195,20 +219,79 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_sent_and_repair_that_another_needed_are_not_counted() {
+    fn what_was_never_sent_is_not_lost_here() {
+        let mut line = Line::new();
+        let before = line.run(30, 0.03, 1);
+        // Of 50 chunks nothing came to whoever sends; of the 25 others as much is lost as usual.
+        line.uncounted.gone += 1_000;
+        line.report.chunks += 50;
+        line.report.expected += 1_000;
+        line.report.lost += 1_000;
+        line.report.lost_squares += 20_000;
+        let losses = line.run(1, 0.03, 1);
+        assert!((losses.share - before.share).abs() < 0.01, "{losses:?} after {before:?}");
+        assert!(losses.correlation < 0.01, "{losses:?}");
+    }
+
+    #[test]
+    fn what_was_given_up_here_is_not_lost_there_a_report_later_either() {
         let mut line = Line::new();
         line.run(10, 0.0, 1);
-        line.report.chunks += 1_000;
-        line.report.expected += 20_000;
-        line.report.lost += 20_000;
-        line.estimate.note(&line.report, 500, 0);
+        line.uncounted.gone += 400;
+        line.note();
+        line.report.chunks += 25;
+        line.report.expected += 500;
+        line.report.lost += 200;
+        line.report.lost_squares += 4_000;
+        line.note();
         assert_eq!(line.estimate.losses(), Losses::default());
+    }
+
+    #[test]
+    fn repair_that_another_needed_is_not_counted() {
+        let mut line = Line::new();
+        line.run(10, 0.0, 1);
         line.report.chunks += 25;
         line.report.expected += 500;
         line.report.lost += 40;
         line.report.repaired += 40;
         line.report.lost_squares += 1_600;
-        line.estimate.note(&line.report, 500, 0);
+        line.note();
         assert_eq!(line.estimate.losses(), Losses::default());
+    }
+
+    #[test]
+    fn repair_is_counted_that_was_sent_before_the_last_report() {
+        let mut line = Line::new();
+        for _ in 0..20 {
+            line.report.chunks += 6;
+            line.report.expected += 120;
+            line.uncounted.repairs += 6;
+            line.note();
+            line.report.chunks += 6;
+            line.report.expected += 120;
+            line.report.lost += 6;
+            line.report.lost_squares += 6;
+            line.report.repaired += 6;
+            line.note();
+        }
+        let share = line.estimate.losses().share;
+        assert!((0.012..0.03).contains(&share), "{share} of 2.5 %");
+    }
+
+    #[test]
+    fn what_is_counted_late_because_a_chunk_was_waited_for_counts() {
+        let mut line = Line::new();
+        line.run(10, 0.0, 1);
+        for _ in 0..5 {
+            line.note();
+        }
+        line.report.chunks += 125;
+        line.report.expected += 2_500;
+        line.report.lost += 75;
+        line.report.lost_squares += 75;
+        line.note();
+        let share = line.estimate.losses().share;
+        assert!((0.02..0.04).contains(&share), "{share}");
     }
 }

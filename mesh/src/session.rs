@@ -72,8 +72,10 @@ pub(crate) struct Subscriber {
     /// The peer's `settled`.
     pub(crate) settled: Sequence,
     /// Repair shards it may still ask for, as of `channel_shards`.
-    repair_credit: u32,
+    repair_credit: u16,
     channel_shards: u32,
+    /// The channel's `data_gone`, without what no report has counted yet. Neither is handed over.
+    pub(crate) data_gone: u16,
 }
 
 /// Chunks a joiner is still owed. Not in its session, which has none for almost all of its time.
@@ -175,16 +177,14 @@ impl Session {
         SessionHeader { sender, tag: self.peer.tag, session: self.id }
     }
 
-    /// Whether no later report of the peer has come yet: only the latest says what is wanted now.
-    pub(crate) fn is_latest(&self, report: &Report) -> bool {
-        report.stamp_us >= self.echo.0
-    }
-
-    /// Takes in the peer's report: round trip and, from a subscriber, how far it is. Returns how long ago the one
-    /// before came.
-    pub(crate) fn note_report(&mut self, now: Time, report: &Report) -> Duration {
-        let since_last = now.since(self.echo.1);
-        self.echo = (report.stamp_us, now);
+    /// Takes in the peer's report: round trip and, from a subscriber, how far it is. Returns how long ago the one before
+    /// came, unless a later one has come already: only the latest says what is wanted now, and what came since.
+    pub(crate) fn note_report(&mut self, now: Time, report: &Report) -> Option<Duration> {
+        let is_latest = report.stamp_us >= self.echo.0;
+        let since_last = is_latest.then(|| now.since(self.echo.1));
+        if is_latest {
+            self.echo = (report.stamp_us, now);
+        }
         self.refused_sends = 0;
         if report.echo_us != 0 {
             let away = now.0.saturating_sub(report.echo_us).saturating_sub(u64::from(report.held_us));
@@ -246,15 +246,16 @@ impl Session {
 }
 
 impl Subscriber {
-    pub(crate) fn new(seat: u32, channel_shards: u64, data_fanned: u64) -> Subscriber {
+    pub(crate) fn new(seat: u32, channel_shards: u64, data_gone: u16, line: Line) -> Subscriber {
         Subscriber {
             seat,
             serial: 0,
             cost: 0,
-            line: Line::new(data_fanned),
+            line,
             settled: Sequence(0),
-            repair_credit: REPAIR_CREDIT_START,
+            repair_credit: REPAIR_CREDIT_START as u16,
             channel_shards: channel_shards as u32,
+            data_gone,
         }
     }
 
@@ -268,9 +269,9 @@ impl Subscriber {
     pub(crate) fn spend_repair_credit(&mut self, wanted: u32, channel_shards: u64) -> u32 {
         let earned = (channel_shards as u32).wrapping_sub(self.channel_shards) / 2;
         self.channel_shards = channel_shards as u32;
-        self.repair_credit = self.repair_credit.saturating_add(earned).min(REPAIR_CREDIT_MAX);
-        let granted = wanted.min(self.repair_credit);
-        self.repair_credit -= granted;
+        let credit = earned.saturating_add(self.repair_credit.into()).min(REPAIR_CREDIT_MAX);
+        let granted = wanted.min(credit);
+        self.repair_credit = (credit - granted) as u16;
         granted
     }
 }
@@ -327,7 +328,7 @@ mod tests {
 
     #[test]
     fn repair_credit_is_earned_by_what_the_channel_sends() {
-        let mut subscriber = Subscriber::new(0, 0, 0);
+        let mut subscriber = Subscriber::new(0, 0, 0, Line::new(0));
         assert_eq!(subscriber.spend_repair_credit(2_000, 0), REPAIR_CREDIT_START);
         assert_eq!(subscriber.spend_repair_credit(10, 0), 0);
         assert_eq!(subscriber.spend_repair_credit(10, 8), 4);

@@ -424,8 +424,7 @@ impl Window {
     /// What the next settled chunk lost, once all that came by itself must have come.
     pub(crate) fn count_next(&mut self, now: Time) -> Option<Settled> {
         let chunk = self.first_from(self.counted.next())?;
-        let is_fresh = chunk.is_complete() && now.since(chunk.first_seen) < COUNT_AFTER;
-        if chunk.sequence > self.settled || is_fresh {
+        if chunk.sequence > self.settled || now.since(chunk.first_seen) < COUNT_AFTER {
             return None;
         }
         let layout = chunk.layout(self.usual_layout());

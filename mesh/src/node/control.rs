@@ -4,10 +4,11 @@ use core::time::Duration;
 use std::net::SocketAddr;
 
 use codec::wire::control::{Bye, ByeReason, Control, Nodes, Repair, Report, Sender, SessionHeader};
-use codec::{Sequence, ShardSet, Stripes};
+use codec::{Sequence, ShardSet};
 
 use rand_chacha::rand_core::Rng;
 
+use crate::fanout::Seat;
 use crate::limits::{LINE_REST, LINE_STRAINED_AFTER, LINES_LET_GO, REORDER_GRACE};
 use crate::line::Known;
 use crate::node::dialling::worth_trying;
@@ -51,18 +52,17 @@ impl Node {
         let index = found.map_err(|reason| self.reset_unknown(from, &report.header, reason))?;
         let session = &mut self.sessions[index];
         session.heard_at = now;
-        let is_latest = session.is_latest(report);
         let since_last = session.note_report(now, report);
         let was_granted = session.dial.is_none();
         match &mut session.side {
             Side::Subscriber(subscriber) => {
                 let seats = &mut self.channels[session.channel].seats;
-                let before = seats.seat(subscriber.seat).stripes;
-                if is_latest {
+                let before = seats.seat(subscriber.seat);
+                if let Some(since_last) = since_last {
                     seats.set_stripes(subscriber.seat, report.stripes);
-                }
-                if self.note_line(now, since_last, before, index, report) {
-                    return Ok(());
+                    if self.note_line(now, since_last, before, index, report) {
+                        return Ok(());
+                    }
                 }
             }
             Side::Upstream(upstream) => {
@@ -82,12 +82,12 @@ impl Node {
         Ok(())
     }
 
-    /// Takes in what a subscriber says of its line; `before` is what it wanted until then. Returns whether it was let go.
+    /// Takes in what a subscriber says of its line; `before` is its seat until then. Returns whether it was let go.
     fn note_line(
         &mut self,
         now: Time,
         since_last: Duration,
-        before: Stripes,
+        before: Seat,
         index: usize,
         report: &Report,
     ) -> bool {
@@ -95,13 +95,16 @@ impl Node {
             (self.skipped, self.skipped_at) = (self.counters.jobs_skipped, now);
         }
         let session = &self.sessions[index];
+        let Side::Subscriber(subscriber) = &session.side else { return false };
         let channel = &self.channels[session.channel];
         let known = Known {
             since_last,
             round_trip: session.round_trip,
             data_fanned: channel.data_fanned,
-            stripes: [before, report.stripes],
-            queued_ms: self.queued_ms(session.channel),
+            gone: channel.data_gone.wrapping_sub(subscriber.data_gone),
+            parity_part: channel.parity_part(before.parity),
+            stripes: [before.stripes, report.stripes],
+            queued_ms: channel.arrivals.queued_ms(),
             late_by: self.late_by(session.channel),
             skipped: now.since(self.skipped_at) < LINE_STRAINED_AFTER,
         };
@@ -110,7 +113,8 @@ impl Node {
             return false;
         };
         let (channel, dial) = (&mut self.channels[*channel], *dial);
-        let verdict = subscriber.line.note(report, &known);
+        let Some(verdict) = subscriber.line.note(report, &known) else { return false };
+        subscriber.data_gone = channel.data_gone.wrapping_sub(verdict.gone_left);
         let needs = channel.seats.set_verdict(subscriber.seat, &verdict);
         channel.needs_here = channel.needs_here.and(needs);
         let is_strained = subscriber.line.is_strained();
@@ -136,22 +140,10 @@ impl Node {
         }
     }
 
-    fn upstreams_of(&self, channel: usize) -> impl Iterator<Item = &Session> {
-        self.channels[channel].upstreams.iter().map(|&session| &self.sessions[session])
-    }
-
-    /// By how much chunks come later here than the fastest of them.
-    fn queued_ms(&self, channel: usize) -> u16 {
-        let queued = |session: &Session| match &session.side {
-            Side::Upstream(upstream) => upstream.arrivals.queued_ms(),
-            Side::Subscriber(_) => 0,
-        };
-        self.upstreams_of(channel).map(queued).max().unwrap_or(0)
-    }
-
     /// By how much later a chunk goes out that has to be repaired here first.
     fn late_by(&self, channel: usize) -> Duration {
-        let round_trips = self.upstreams_of(channel).filter_map(|session| session.round_trip);
+        let upstreams = self.channels[channel].upstreams.iter().map(|&session| &self.sessions[session]);
+        let round_trips = upstreams.filter_map(|session| session.round_trip);
         round_trips.map(|round_trip| round_trip.mean() + REORDER_GRACE).max().unwrap_or_default()
     }
 

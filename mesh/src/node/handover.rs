@@ -158,6 +158,7 @@ impl Node {
 
     fn resume_publisher(&mut self, now: Time, index: usize, state: &PublisherState) {
         let side = Side::Upstream(Box::new(Upstream::resume(now, state)));
+        self.channels[index].arrivals = state.arrivals.clone();
         let tag = self.channels[index].verifier.tag();
         let peer = PeerKey { address: state.session.address, tag, peer: Sender::Upstream };
         let session = self.resume_session(now, Session::resume(now, &state.session, peer, index, side));

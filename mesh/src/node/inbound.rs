@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use codec::wire::control::Sender;
 use codec::{Sequence, ShardSet, ShardView, VerifyError, restore_chunk, verify_shard};
 
-use crate::limits::{SPARE_MIN, TICK_INTERVAL};
+use crate::limits::TICK_INTERVAL;
 use crate::node::Node;
 use crate::session::{PeerKey, Side};
 use crate::stats::DropReason;
@@ -52,6 +52,7 @@ impl Node {
         let chunk = channel.window.get(sequence).expect("it was there or was opened");
         if is_new && chunk.asks == 0 {
             upstream.arrivals.note(now, identity.header.capture_us);
+            channel.arrivals.note(now, identity.header.capture_us);
         }
         upstream.striping.note_arrival(now, sequence, chunk.first_seen);
         let slot = chunk.body.as_ref().expect("it was there or was opened").slot;
@@ -113,7 +114,7 @@ impl Node {
         let patience = channel.patience(now);
         let Some(chunk) = channel.window.get_mut(sequence) else { return };
         // Nobody waits for it any more.
-        let is_too_late = now.since(chunk.first_seen) > patience.max(SPARE_MIN);
+        let is_too_late = now.since(chunk.first_seen) > patience;
         let Some(body) = &mut chunk.body else { return };
         let layout = body.identity.header.layout();
         let parity = needs.parity.of(layout.data_shards(), layout.parity_shards());

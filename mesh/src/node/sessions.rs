@@ -8,6 +8,7 @@ use codec::{Sequence, ShardSet};
 use crate::dial::DialState;
 use crate::fanout::Seat;
 use crate::limits::{HELLO_WAIT_MAX, REFUSED_SENDS_MAX, SESSION_WORTH, TICK_INTERVAL};
+use crate::line::Line;
 use crate::node::Node;
 use crate::session::{Backlog, PeerKey, Session, Side, Subscriber, Upstream};
 use crate::time::Time;
@@ -76,7 +77,12 @@ impl Node {
                     });
                     self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
                 }
-                let mut subscriber = Subscriber::new(seat, channel.shards_fanned, channel.data_fanned);
+                let mut subscriber = Subscriber::new(
+                    seat,
+                    channel.shards_fanned,
+                    channel.data_gone,
+                    Line::new(channel.data_fanned),
+                );
                 (subscriber.serial, subscriber.cost) = (seating.serial, seating.cost);
                 Side::Subscriber(subscriber)
             }

@@ -132,6 +132,9 @@ impl Node {
         (body.is_lent, body.held) = (true, chunk.held);
         let channel = &mut self.channels[index];
         channel.window.open(now, &chunk.identity.header, body);
+        if channel.window.get(sequence).is_some_and(|chunk| chunk.asks == 0) {
+            channel.arrivals.note(now, chunk.identity.header.capture_us);
+        }
         channel.is_lent = true;
         self.counters.chunks_lent += 1;
         self.chunk_grew(now, index, sequence);

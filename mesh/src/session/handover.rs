@@ -6,6 +6,7 @@ use codec::wire::control::SessionId;
 use super::{PeerKey, Session, Side, Subscriber, Upstream};
 use crate::fanout::Seat;
 use crate::handover::{BacklogState, PublisherState, SessionState, SubscriberState};
+use crate::limits::REPAIR_CREDIT_MAX;
 use crate::time::Time;
 
 impl Session {
@@ -54,7 +55,7 @@ impl Subscriber {
             seat,
             stripes: (seat.stripes.of(), seat.stripes.wanted()),
             settled: self.settled.0,
-            repair_credit: self.repair_credit,
+            repair_credit: self.repair_credit.into(),
             channel_shards: self.channel_shards,
             backlog,
         }
@@ -62,11 +63,10 @@ impl Subscriber {
 
     pub(crate) fn resume(state: &SubscriberState, seat: u32) -> Subscriber {
         Subscriber {
-            line: state.line.clone(),
             settled: Sequence(state.settled),
-            repair_credit: state.repair_credit,
+            repair_credit: state.repair_credit.min(REPAIR_CREDIT_MAX) as u16,
             channel_shards: state.channel_shards,
-            ..Subscriber::new(seat, 0, 0)
+            ..Subscriber::new(seat, 0, 0, state.line.clone())
         }
     }
 }

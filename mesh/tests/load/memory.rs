@@ -100,7 +100,7 @@ fn a_relay_that_has_warmed_up_allocates_nothing() {
 
 #[test]
 fn a_relay_with_a_cap_on_what_it_sends_allocates_nothing_either() {
-    nothing_is_allocated(Some(10_000_000_000));
+    nothing_is_allocated(Some(20_000_000_000));
 }
 
 fn nothing_is_allocated(egress_bps_max: Option<u64>) {

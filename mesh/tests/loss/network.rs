@@ -71,8 +71,12 @@ fn secret() -> ChannelSecret {
 }
 
 fn node(host: usize, admission: Admission) -> Node {
+    node_of_seed(host as u8 + 1, admission)
+}
+
+fn node_of_seed(seed: u8, admission: Admission) -> Node {
     let config = NodeConfig::new(admission, Limits::default());
-    Node::new(config, [host as u8 + 1; 32], Box::new(vec![0; 600 * SLOT_BYTES]))
+    Node::new(config, [seed; 32], Box::new(vec![0; 600 * SLOT_BYTES]))
 }
 
 impl Network {
@@ -147,6 +151,15 @@ impl Network {
     /// The relay is another one from now on, which knows nothing of what was.
     pub(crate) fn restart_relay(&mut self) {
         self.hosts[RELAY].node = node(RELAY, Admission::Open);
+    }
+
+    /// The publisher is started anew, behind links of this kind.
+    pub(crate) fn restart_publisher(&mut self, uplink: LinkConfig) {
+        let mut publisher = node_of_seed(200, Admission::Nobody);
+        self.channel = publisher.add_source(self.now, secret());
+        publisher.dial(self.now, self.channel, address(RELAY));
+        let host = &mut self.hosts[PUBLISHER];
+        (host.node, host.up, host.down) = (publisher, Link::new(uplink, 2), Link::new(uplink, 3));
     }
 
     /// From now on nothing comes through between publisher and relay, or everything does again.
