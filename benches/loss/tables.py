@@ -23,7 +23,7 @@ class Judge:
 
     def most(self, value, most, show):
         """A figure that may have a bound."""
-        return show(value) if most is None else self.cell(show(value), value <= most, f"≤ {show(most)}")
+        return show(value) if most is None else self.cell(show(value), value <= most, f"≤ {show(most)}".replace(".00", ""))
 
 
 def report(facts, extent, simulated, processes, remade, seeds, swept):
@@ -116,7 +116,7 @@ def percent(share, digits=2):
 
 
 def scientific(number):
-    return f"{number:.1e}".replace("e-0", "e-")
+    return f"{number:.1e}".replace("e-0", "e-") if number else "0"
 
 
 def head(*cells):
