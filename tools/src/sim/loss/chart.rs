@@ -4,7 +4,7 @@ use super::Args;
 use super::measure::Measured;
 use crate::chart::{Line, Panel, Scale};
 
-/// What is sent to a viewer, and what is lost there.
+/// What is sent to a viewer, and what is lost there, if anything is.
 pub(super) fn panels(args: &Args, measured: &[Measured]) -> Vec<Panel> {
     let per_rtt = |value: fn(&Measured) -> f64| {
         let line = |rtt| {
@@ -23,7 +23,9 @@ pub(super) fn panels(args: &Args, measured: &[Measured]) -> Vec<Panel> {
     let lines = per_rtt(|found| found.share_lost() * 1e6);
     let title = format!("Chunks that a viewer loses, playout delay {delay} ms");
     let lost = Panel { title, across, up: "chunks of a million", scale: Scale::Linear, lines };
-    vec![sent, lost]
+    let mut panels = vec![sent, lost];
+    panels.truncate(if measured.iter().any(|found| found.share_lost() > 0.0) { 2 } else { 1 });
+    panels
 }
 
 /// The least that there can be: what is lost is sent again, and again when it is lost again, p + p² + …
