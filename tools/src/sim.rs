@@ -4,14 +4,18 @@ mod audit;
 mod book;
 mod content;
 mod dice;
+mod feature;
+mod healed;
 mod host;
 mod hostile;
 mod loss;
 mod memory;
+mod meter;
 mod run;
 mod scenario;
 mod search;
 mod serve;
+mod succession;
 mod world;
 
 use std::time::{Duration, Instant};

@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use codec::wire::control::Nodes;
 use codec::{ChannelKey, ChannelSecret, ShardView};
 use mesh::{
-    Admission, ChannelId, Contact, DialId, Limits, Node, NodeConfig, Outbox, Share, Siblings, SinkConfig,
-    Time,
+    Admission, ChannelId, ChannelLimits, Contact, DialId, Limits, Node, NodeConfig, Outbox, Share, Siblings,
+    SinkConfig, Time,
 };
 
 use super::content::{Content, Place, Reading};
 use super::dice::Dice;
 use super::memory::{self, Commons};
+use super::meter::Meters;
+use super::succession::Estate;
 use crate::impair::link::{Impairment, Link};
 
 /// News that wait for a node of a process.
@@ -46,6 +49,8 @@ pub(super) struct Host {
     /// Messages in a batch.
     pub(super) batch: usize,
     pub(super) process: Option<Process>,
+    /// What the last one left to the next one.
+    pub(super) estate: Option<Estate>,
     /// Processes it had.
     pub(super) lives: u64,
 }
@@ -53,7 +58,18 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(name: String, address: SocketAddr, dice: &mut Dice) -> Host {
         let [up, down] = [dice.seed(), dice.seed()].map(|seed| Link::new(Impairment::default(), seed));
-        Host { name, address, up, down, ahead_us: 0, lies: false, batch: 64, process: None, lives: 0 }
+        Host {
+            name,
+            address,
+            up,
+            down,
+            ahead_us: 0,
+            lies: false,
+            batch: 64,
+            process: None,
+            estate: None,
+            lives: 0,
+        }
     }
 
     /// What its clock shows.
@@ -85,6 +101,7 @@ pub(super) struct Process {
     pub(super) strangers: HashMap<SocketAddr, (u64, u64)>,
     /// Shards that came, where it is of interest.
     pub(super) came: HashSet<(codec::ChannelTag, u64, usize)>,
+    pub(super) meters: Meters,
 }
 
 /// A node with what its driver needs.
@@ -109,10 +126,12 @@ pub(super) struct Dialled {
     pub(super) targets: Vec<SocketAddr>,
     /// It was refused since it was connected last.
     pub(super) refused: bool,
+    /// Sessions that ended.
+    pub(super) lost: u64,
 }
 
 /// What a dial is for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum DialKind {
     /// A source or a sink.
     Local(ChannelId),
@@ -121,15 +140,19 @@ pub(super) enum DialKind {
 }
 
 impl Dialled {
-    /// Lets the contact do something, and does with the dial what it says.
-    pub(super) fn act(
+    /// Lets the contact do something, and does with the dial what it says: `taken` are the relays of others of the channel.
+    fn act(
         &mut self,
         now: Time,
         node: &mut Node,
+        taken: &[SocketAddr],
         act: impl FnOnce(&mut Contact, &mut dyn FnMut(SocketAddr) -> bool),
     ) {
-        let Dialled { contact, dial, kind, .. } = self;
+        let Dialled { contact, dial, kind, targets, .. } = self;
         let mut turn = |target| match *dial {
+            _ if taken.contains(&target) => false,
+            // Another node of the process would have to dial it.
+            _ if matches!(kind, DialKind::Pull(_)) && !targets.contains(&target) => false,
             Some(dial) => node.redirect(now, dial, target),
             None => {
                 *dial = Some(match kind {
@@ -172,27 +195,34 @@ pub(super) struct RelayPlan {
     pub(super) nodes: usize,
     pub(super) slots: u32,
     pub(super) limits: Limits,
-    /// The relay it takes all channels from.
-    pub(super) upstream: Option<SocketAddr>,
+    /// Of every channel.
+    pub(super) channel_limits: ChannelLimits,
+    /// Relays that it names to those whom it refuses.
+    pub(super) others: Nodes,
+    /// The relays it takes all channels from, all at the same time.
+    pub(super) upstreams: Vec<SocketAddr>,
+}
+
+/// How a viewer is set up.
+#[derive(Clone, Debug)]
+pub(super) struct ViewerPlan {
+    pub(super) stream: usize,
+    pub(super) sink: SinkConfig,
+    pub(super) relays: Vec<SocketAddr>,
+    /// From so many of them at a time.
+    pub(super) at_once: usize,
+    pub(super) slots: u32,
 }
 
 impl Process {
-    fn new(
-        nodes: usize,
-        slots: u32,
-        admission: Admission,
-        limits: Limits,
-        batch: usize,
-        dice: &mut Dice,
-    ) -> Process {
+    fn new(nodes: usize, slots: u32, config: &NodeConfig, batch: usize, dice: &mut Dice) -> Process {
         let (commons, parts) = memory::parts(nodes, slots);
         let siblings = Siblings { count: nodes - 1, ..Siblings::default() };
         let units = parts.into_iter().map(|memory| {
             let mut seed = [0; 32];
             dice.fill(&mut seed);
-            let config = NodeConfig::new(admission.clone(), limits.clone());
             Unit {
-                node: Node::among(siblings.clone(), config, seed, Box::new(memory)),
+                node: Node::among(siblings.clone(), config.clone(), seed, Box::new(memory)),
                 outbox: Outbox::new(batch),
                 inbox: VecDeque::new(),
                 dials: Vec::new(),
@@ -205,12 +235,13 @@ impl Process {
         Process {
             units: units.collect(),
             commons,
-            limits,
-            is_relay: admission == Admission::Open,
+            limits: config.limits.clone(),
+            is_relay: config.admission == Admission::Open,
             feed: None,
             proven: HashSet::new(),
             strangers: HashMap::new(),
             came: HashSet::new(),
+            meters: Meters::default(),
         }
     }
 
@@ -221,13 +252,18 @@ impl Process {
         batch: usize,
         dice: &mut Dice,
     ) -> Process {
-        let limits = plan.limits.clone();
-        let mut process = Process::new(plan.nodes, plan.slots, Admission::Open, limits, batch, dice);
-        let Some(upstream) = plan.upstream else { return process };
-        let unit = process.steer(upstream);
-        for stream in streams {
-            let kind = DialKind::Pull(stream.secret.key());
-            process.units[unit].dial(now, kind, vec![upstream]);
+        let mut config = NodeConfig::new(Admission::Open, plan.limits.clone());
+        config.others = plan.others.clone();
+        config.channel_limits =
+            streams.iter().map(|stream| (stream.secret.key(), plan.channel_limits)).collect();
+        let mut process = Process::new(plan.nodes, plan.slots, &config, batch, dice);
+        process.meters = Meters::new(plan.limits.egress_bps_max, plan.channel_limits.egress_bps_max);
+        for upstream in &plan.upstreams {
+            let unit = process.steer(*upstream);
+            for stream in streams {
+                let kind = DialKind::Pull(stream.secret.key());
+                process.units[unit].dial(now, kind, vec![*upstream]);
+            }
         }
         process
     }
@@ -240,8 +276,7 @@ impl Process {
         (slots, batch): (u32, usize),
         dice: &mut Dice,
     ) -> Process {
-        let limits = edge_limits(slots);
-        let mut process = Process::new(1, slots, Admission::Nobody, limits, batch, dice);
+        let mut process = Process::new(1, slots, &edge_config(slots), batch, dice);
         let node = &mut process.units[0].node;
         let id = node.add_source(now, ChannelSecret::from_seed(&seed_of(number)));
         let place = Place { run: stream.runs, byte: 0 };
@@ -255,17 +290,18 @@ impl Process {
 
     pub(super) fn viewer(
         now: Time,
-        (number, stream): (usize, &Stream),
-        sink: SinkConfig,
-        relays: Vec<SocketAddr>,
-        (slots, batch): (u32, usize),
+        plan: &ViewerPlan,
+        stream: &Stream,
+        batch: usize,
         dice: &mut Dice,
     ) -> Process {
-        let mut process = Process::new(1, slots, Admission::Nobody, edge_limits(slots), batch, dice);
+        let mut process = Process::new(1, plan.slots, &edge_config(plan.slots), batch, dice);
         let unit = &mut process.units[0];
-        let id = unit.node.add_sink(&stream.secret.key(), sink).expect("a secret's own key");
-        unit.sink = Some(Sink { stream: number, id, reading: Reading::default(), ended: false });
-        unit.dial(now, DialKind::Local(id), relays);
+        let id = unit.node.add_sink(&stream.secret.key(), plan.sink).expect("a secret's own key");
+        unit.sink = Some(Sink { stream: plan.stream, id, reading: Reading::default(), ended: false });
+        for _ in 0..plan.at_once {
+            unit.dial(now, DialKind::Local(id), plan.relays.clone());
+        }
         process
     }
 
@@ -291,7 +327,25 @@ impl Unit {
     fn dial(&mut self, now: Time, kind: DialKind, targets: Vec<SocketAddr>) {
         let names: Vec<String> = targets.iter().map(SocketAddr::to_string).collect();
         let contact = Contact::new(now, &names);
-        self.dials.push(Dialled { contact, dial: None, kind, targets, refused: false });
+        self.dials.push(Dialled { contact, dial: None, kind, targets, refused: false, lost: 0 });
+    }
+
+    /// Lets the contact of one of the dials do something.
+    pub(super) fn act(
+        &mut self,
+        now: Time,
+        place: usize,
+        act: impl FnOnce(&mut Contact, &mut dyn FnMut(SocketAddr) -> bool),
+    ) {
+        let kind = self.dials[place].kind;
+        let others = self.dials.iter().enumerate().filter(|(other, it)| *other != place && it.kind == kind);
+        let taken: Vec<SocketAddr> = others.flat_map(|(_, it)| it.contact.held()).collect();
+        self.dials[place].act(now, &mut self.node, &taken, act);
+    }
+
+    /// Whether it holds a session for a dial.
+    pub(super) fn is_connected(&self) -> bool {
+        self.dials.iter().any(|it| it.contact.is_connected())
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -299,8 +353,9 @@ impl Unit {
     }
 }
 
-fn edge_limits(slots: u32) -> Limits {
-    Limits { window_bytes_max: slots as usize * mesh::SLOT_BYTES, ..Limits::default() }
+fn edge_config(slots: u32) -> NodeConfig {
+    let limits = Limits { window_bytes_max: slots as usize * mesh::SLOT_BYTES, ..Limits::default() };
+    NodeConfig::new(Admission::Nobody, limits)
 }
 
 /// Of a channel's secret.

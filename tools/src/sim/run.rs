@@ -1,27 +1,21 @@
-//! One seed from beginning to end: troubles, then a network without fault on which everything has to come right.
+//! One seed from beginning to end.
 
 use std::time::Duration;
 
-use mesh::Time;
+use mesh::{SLOT_BYTES, Time};
 
+use super::healed;
 use super::scenario::{Action, Role, Scenario};
 use super::world::{BEGIN, Talk, World};
 
 /// Bounds are looked at so often.
-const AUDIT_INTERVAL: Duration = Duration::from_millis(250);
+pub(super) const AUDIT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A hostile machine sends so often.
 const ATTACK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Once the network is without fault, everybody is connected again and has got over it after so long: a lease that runs
-/// out, a refusal's wait, or a viewer's longest delay after silence is noticed and the relay before it is back.
-const RECOVERY: Duration = Duration::from_secs(12);
-
-/// From then on nothing is missed for so long, until the channels end.
-const FLAWLESS: Duration = Duration::from_secs(2);
-
-/// The end reaches everybody within so long.
-const ENDING: Duration = Duration::from_secs(5);
+/// The most chunks that relays leave, bytes.
+const HANDOVER_BYTES: f64 = 128e6;
 
 /// What became of a seed.
 pub(super) struct Outcome {
@@ -43,7 +37,7 @@ pub(super) fn run(seed: u64, talk: Talk) -> Outcome {
         )
     });
     trouble(&mut world, &mut scenario);
-    heal(&mut world, &scenario);
+    healed::run(&mut world, &mut scenario);
     let summary = summary(&world);
     Outcome { failure: world.failure, summary }
 }
@@ -77,94 +71,31 @@ fn act(world: &mut World, scenario: &mut Scenario, host: usize, action: Action) 
         Action::Finish => world.finish(host),
         Action::Worsen => scenario.worsen(world, host),
         Action::Start => start(world, &scenario.roles[host], host),
+        Action::HandOver => hand_over(world, host),
+        Action::TakeUp => take_up(world, &scenario.roles[host], host),
+    }
+}
+
+/// A relay's process ends, and leaves chunks within some bound.
+pub(super) fn hand_over(world: &mut World, host: usize) {
+    let bytes_max = world.dice.magnitude(SLOT_BYTES as f64, HANDOVER_BYTES) as usize;
+    world.hand_over(host, bytes_max);
+}
+
+pub(super) fn take_up(world: &mut World, role: &Role, host: usize) {
+    if let Role::Relay(plan) = role {
+        world.take_up(host, plan);
     }
 }
 
 /// Starts what runs on a machine; what runs there still is killed.
-fn start(world: &mut World, role: &Role, host: usize) {
+pub(super) fn start(world: &mut World, role: &Role, host: usize) {
     world.kill(host);
     match role.clone() {
         Role::Relay(plan) => world.start_relay(host, &plan),
         Role::Publisher { stream, relays, slots } => world.start_publisher(host, stream, &relays, slots),
-        Role::Viewer { stream, sink, relays, slots } => world.start_viewer(host, stream, sink, relays, slots),
+        Role::Viewer(plan) => world.start_viewer(host, &plan),
     }
-}
-
-fn heal(world: &mut World, scenario: &Scenario) {
-    world.log(|_| "the network is without fault from now on".to_owned());
-    for (host, role) in scenario.roles.iter().enumerate() {
-        world.set_lines(host, Default::default(), Default::default());
-        let process = world.hosts[host].process.as_ref();
-        let has_ended = |feed: &super::host::Feed| feed.finished;
-        if process.is_none_or(|process| process.feed.as_ref().is_some_and(has_ended)) {
-            start(world, role, host);
-        }
-    }
-    pass(world, RECOVERY);
-    // Whose line could not take the stream comes back later: it was let go just before, or while queues emptied.
-    while world.failure.is_none() && world.now < world.resting_until {
-        pass(world, world.resting_until.since(world.now));
-        pass(world, RECOVERY);
-    }
-    let missed: Vec<Option<u64>> = (0..world.hosts.len()).map(|host| missed_by(world, host)).collect();
-    pass(world, FLAWLESS);
-    for host in 0..scenario.roles.len() {
-        world.finish(host);
-    }
-    world.log(|_| "all channels end".to_owned());
-    let give_up_at = world.now.after(ENDING);
-    while world.failure.is_none() && world.now < give_up_at && first_unfinished(world).is_some() {
-        pass(world, AUDIT_INTERVAL);
-    }
-    if let Some(why) = first_unfinished(world) {
-        world.fail(why);
-    }
-    for (host, before) in missed.into_iter().enumerate() {
-        let now = missed_by(world, host);
-        if before != now {
-            let name = &world.hosts[host].name;
-            world.fail(format!("{name} missed chunks on a network without fault: {before:?}, then {now:?}"));
-        }
-    }
-}
-
-/// Lets time pass; bounds are looked at.
-fn pass(world: &mut World, duration: Duration) {
-    let end = world.now.after(duration);
-    while world.failure.is_none() && world.now < end {
-        world.run_until(end.min(world.now.after(AUDIT_INTERVAL)));
-        world.audit();
-    }
-}
-
-/// Chunks that an honest viewer which is let in has missed so far.
-fn missed_by(world: &World, host: usize) -> Option<u64> {
-    let sink = world.hosts[host].viewer_sink()?;
-    let is_connected = world.hosts[host].process.as_ref()?.units[0].dials[0].contact.is_connected();
-    (is_connected && !world.hosts[host].lies).then_some(sink.reading.missed)
-}
-
-/// Who has not come to the end as it should.
-fn first_unfinished(world: &World) -> Option<String> {
-    world.hosts.iter().find_map(|host| {
-        let process = host.process.as_ref()?;
-        let unit = &process.units[0];
-        if let Some(feed) = &process.feed {
-            let drained = unit.node.is_drained(feed.id);
-            return (!drained).then(|| format!("{}: a relay has not settled the last chunk", host.name));
-        }
-        let sink = host.viewer_sink()?;
-        let dialled = &unit.dials[0];
-        let waits = !sink.ended && !host.lies && !dialled.refused;
-        waits.then(|| {
-            let counters = unit.node.channel_counters(sink.id);
-            format!(
-                "{} has not got the end (connected: {}): {counters:?}",
-                host.name,
-                dialled.contact.is_connected()
-            )
-        })
-    })
 }
 
 fn summary(world: &World) -> String {

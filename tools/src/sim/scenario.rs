@@ -4,72 +4,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use codec::Sequence;
-use mesh::{Limits, SLOT_BYTES, SinkConfig, Time};
+use codec::wire::control::Nodes;
+use mesh::{ChannelLimits, Limits, SLOT_BYTES, SinkConfig, Time};
+use strum::VariantArray;
 
 use super::dice::Dice;
-use super::host::RelayPlan;
+use super::feature::Feature::{self, *};
+use super::host::{RelayPlan, ViewerPlan};
 use super::world::{BEGIN, World};
 use crate::impair::link::{Impairment, Queue};
-
-/// Troubles. Each is off at random, so that a seed has some of them and not always all (swarm testing: Groce et al. 2012).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Feature {
-    Loss,
-    Bursts,
-    Delay,
-    Jitter,
-    Reordering,
-    Duplication,
-    Rates,
-    /// Lines change on the way.
-    Changes,
-    /// Relays of several nodes.
-    Siblings,
-    /// Relays that take channels from relays.
-    Chain,
-    /// Publishers that give their channel to all first relays.
-    TwoUplinks,
-    SeveralChannels,
-    RelayRestarts,
-    PublisherRestarts,
-    Churn,
-    Hostile,
-    /// Viewers whose reports and requests are nonsense.
-    Liars,
-    LittleMemory,
-    SmallWindows,
-    /// Clocks that do not agree.
-    Clocks,
-    SmallBatches,
-    FewPlaces,
-}
-
-use Feature::*;
-
-const FEATURES: [Feature; 22] = [
-    Loss,
-    Bursts,
-    Delay,
-    Jitter,
-    Reordering,
-    Duplication,
-    Rates,
-    Changes,
-    Siblings,
-    Chain,
-    TwoUplinks,
-    SeveralChannels,
-    RelayRestarts,
-    PublisherRestarts,
-    Churn,
-    Hostile,
-    Liars,
-    LittleMemory,
-    SmallWindows,
-    Clocks,
-    SmallBatches,
-    FewPlaces,
-];
 
 /// What is done to a machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +23,10 @@ pub(super) enum Action {
     /// Its channel ends; it is started again some time later.
     Finish,
     Worsen,
+    /// Its process ends, and leaves what it has to the next one.
+    HandOver,
+    /// The next one takes it up.
+    TakeUp,
 }
 
 /// Who runs on a machine.
@@ -87,7 +34,7 @@ pub(super) enum Action {
 pub(super) enum Role {
     Relay(RelayPlan),
     Publisher { stream: usize, relays: Vec<SocketAddr>, slots: u32 },
-    Viewer { stream: usize, sink: SinkConfig, relays: Vec<SocketAddr>, slots: u32 },
+    Viewer(ViewerPlan),
 }
 
 /// Everything that a seed decides before time begins.
@@ -99,6 +46,8 @@ pub(super) struct Scenario {
     pub(super) actions: Vec<(Time, usize, Action)>,
     /// From then on the network is without fault.
     pub(super) heal_at: Time,
+    /// The relay to which others send those whom they refuse: it takes everybody.
+    pub(super) spare: Option<usize>,
     /// The machine that wishes nobody well, after the others.
     pub(super) hostile: Option<usize>,
     dice: Dice,
@@ -111,12 +60,14 @@ impl Scenario {
     pub(super) fn new(seed: u64, world: &mut World) -> Scenario {
         let mut dice = Dice::new(seed ^ 0x5e_ed0f_5ce0_a210);
         let share = dice.magnitude(0.15, 0.8);
-        let features: Vec<Feature> = FEATURES.into_iter().filter(|_| dice.chance(share)).collect();
+        let features: Vec<Feature> =
+            Feature::VARIANTS.iter().copied().filter(|_| dice.chance(share)).collect();
         let mut scenario = Scenario {
             features,
             roles: Vec::new(),
             actions: Vec::new(),
             heal_at: BEGIN,
+            spare: None,
             hostile: None,
             dice,
             rate: 0,
@@ -162,7 +113,9 @@ impl Scenario {
             4_000.0
         };
         for _ in 0..count {
-            let rate = self.dice.magnitude(3_000.0, fastest) as u64;
+            // A cap of a few Mbit/s is to be felt.
+            let slowest = if self.has(EgressCaps) { fastest / 5.0 } else { 3_000.0 };
+            let rate = self.dice.magnitude(slowest, fastest) as u64;
             let piece_every = Duration::from_millis(self.dice.between(5, 60));
             let pieces_per_join = self.dice.between(5, 200);
             world.add_stream(rate, piece_every, pieces_per_join);
@@ -172,24 +125,57 @@ impl Scenario {
 
     /// Returns those that publishers publish to.
     fn add_relays(&mut self, world: &mut World, viewers: usize) -> Vec<SocketAddr> {
-        let first = if self.has(TwoUplinks) { 2 } else { 1 };
+        let first = 1 + usize::from(self.has(TwoUplinks)) + usize::from(self.has(EgressCaps));
         let further = if self.has(Chain) { self.dice.between(1, 4) as usize } else { 0 };
+        self.spare = self.has(EgressCaps).then_some(first - 1);
+        let mut plans: Vec<RelayPlan> = Vec::new();
         for number in 0..first + further {
-            let upstream = match number.checked_sub(first) {
-                None => None,
-                // Behind the last one, or beside it.
-                Some(_) => Some(self.dice.between(number as u64 / 2, number as u64) as usize),
-            };
-            let plan = RelayPlan {
+            let address = world.add_host(format!("relay {number}"));
+            let upstreams = if number < first { Vec::new() } else { self.upstreams(number) };
+            plans.push(RelayPlan {
                 nodes: if self.has(Siblings) { self.dice.between(2, 5) as usize } else { 1 },
                 slots: self.slots(40, 500),
                 limits: self.limits(viewers),
-                upstream: upstream.map(|relay| world.hosts[relay].address),
-            };
-            world.add_host(format!("relay {number}"));
-            self.roles.push(Role::Relay(plan));
+                channel_limits: ChannelLimits::default(),
+                others: Nodes::new(),
+                upstreams: upstreams.into_iter().map(|relay| world.hosts[relay].address).collect(),
+            });
+            debug_assert!(address == number, "relays come first");
         }
+        if let Some(spare) = self.spare {
+            self.cap_relays(world, &mut plans, viewers);
+            plans[spare].limits.subscribers_max = Limits::default().subscribers_max;
+        }
+        self.roles.extend(plans.into_iter().map(Role::Relay));
         (0..first).map(|relay| world.hosts[relay].address).collect()
+    }
+
+    /// Behind the last one or beside it; with two upstreams, behind another one as well.
+    fn upstreams(&mut self, number: usize) -> Vec<usize> {
+        let mut upstreams = vec![self.dice.between(number as u64 / 2, number as u64) as usize];
+        if self.has(TwoUpstreams) && number > 1 {
+            let other = self.dice.below(number);
+            upstreams.extend((!upstreams.contains(&other)).then_some(other));
+        }
+        upstreams
+    }
+
+    /// Caps the egress of relays, but for one to which the others send those whom they refuse.
+    fn cap_relays(&mut self, world: &World, plans: &mut [RelayPlan], viewers: usize) {
+        let spare = self.spare.expect("the caller's");
+        let needed = self.rate as f64 * 8.0 * viewers as f64;
+        for relay in (0..plans.len()).filter(|relay| *relay != spare) {
+            plans[relay].others.push(world.hosts[spare].address);
+            // A relay that finds no place with another has nothing for its own viewers.
+            let address = world.hosts[relay].address;
+            if plans.iter().any(|plan| plan.upstreams.contains(&address)) {
+                continue;
+            }
+            let mut cap = || Some((needed * self.dice.magnitude(0.2, 2.0)).max(CAP_BPS_MIN) as u64);
+            let (all, channel) = (cap(), cap());
+            plans[relay].limits.egress_bps_max = all.filter(|_| self.dice.chance(0.8));
+            plans[relay].channel_limits.egress_bps_max = channel.filter(|_| self.dice.chance(0.4));
+        }
     }
 
     fn slots(&mut self, few: u64, many: u32) -> u32 {
@@ -218,21 +204,20 @@ impl Scenario {
     }
 
     fn add_viewers(&mut self, world: &mut World, count: usize) {
-        let relays: Vec<SocketAddr> = self
-            .roles
-            .iter()
-            .zip(&world.hosts)
-            .filter_map(|(role, host)| matches!(role, Role::Relay(_)).then_some(host.address))
-            .collect();
+        let is_known =
+            |relay: &usize| matches!(self.roles[*relay], Role::Relay(_)) && self.spare != Some(*relay);
+        let known = (0..self.roles.len()).filter(is_known);
+        let known: Vec<SocketAddr> = known.map(|relay| world.hosts[relay].address).collect();
         for number in 0..count {
-            let mut targets = relays.clone();
-            targets.rotate_left(self.dice.below(relays.len()));
+            let mut relays = known.clone();
+            relays.rotate_left(self.dice.below(known.len()));
             let from = Sequence(self.dice.below(2) as u64);
             let delay = self.dice.time(Duration::from_millis(100), Duration::from_secs(2));
             let stream = self.dice.below(world.streams.len());
+            let at_once = if self.has(TwoUpstreams) { self.dice.between(1, 4) as usize } else { 1 };
             world.add_host(format!("viewer {number}"));
             let (sink, slots) = (SinkConfig { delay, from }, self.slots(24, 200));
-            self.roles.push(Role::Viewer { stream, sink, relays: targets, slots });
+            self.roles.push(Role::Viewer(ViewerPlan { stream, sink, relays, at_once, slots }));
         }
     }
 
@@ -244,7 +229,7 @@ impl Scenario {
             let most = self.dice.magnitude(1_000.0, 36e9) as i64;
             world.hosts[host].ahead_us = if self.dice.chance(0.5) { most } else { -most };
         }
-        let is_viewer = matches!(self.roles[host], Role::Viewer { .. });
+        let is_viewer = matches!(self.roles[host], Role::Viewer(_));
         world.hosts[host].lies = is_viewer && self.has(Liars) && self.dice.chance(0.3);
         // Relays mostly have good lines.
         let is_bad = !matches!(self.roles[host], Role::Relay(_)) || self.dice.chance(0.2);
@@ -304,10 +289,16 @@ impl Scenario {
             let (restarts, is_publisher) = match self.roles[host] {
                 Role::Relay(_) => (self.has(RelayRestarts), false),
                 Role::Publisher { .. } => (self.has(PublisherRestarts), true),
-                Role::Viewer { .. } => (self.has(Churn), false),
+                Role::Viewer(_) => (self.has(Churn), false),
             };
             for _ in 0..if restarts { self.dice.below(4) } else { 0 } {
                 self.plan_restart(host, trouble, is_publisher);
+            }
+            let is_relay = matches!(self.roles[host], Role::Relay(_));
+            for _ in 0..if is_relay && self.has(HandOvers) { self.dice.below(4) } else { 0 } {
+                let ends = BEGIN.after(self.dice.time(Duration::ZERO, trouble));
+                let begins = ends.after(self.hand_over_pause());
+                self.actions.extend([(ends, host, Action::HandOver), (begins, host, Action::TakeUp)]);
             }
             for _ in 0..if self.has(Changes) { self.dice.below(3) } else { 0 } {
                 self.actions.push((
@@ -331,4 +322,13 @@ impl Scenario {
         self.actions.push((ends, host, end));
         self.actions.push((ends.after(away), host, Action::Start));
     }
+
+    /// How long a relay's next process takes to start.
+    pub(super) fn hand_over_pause(&mut self) -> Duration {
+        let longest = self.dice.magnitude(0.000_1, 0.15);
+        if self.dice.chance(0.5) { Duration::ZERO } else { Duration::from_secs_f64(longest) }
+    }
 }
+
+/// Below, a second may exceed a cap by a train.
+const CAP_BPS_MIN: f64 = 2e6;

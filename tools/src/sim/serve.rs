@@ -35,8 +35,8 @@ impl World {
         for share in it.inbox.drain(..) {
             it.node.handle_share(local, &share);
         }
-        for dialled in &mut it.dials {
-            dialled.act(local, &mut it.node, |contact, turn| contact.poll(local, turn));
+        for place in 0..it.dials.len() {
+            it.act(local, place, |contact, turn| contact.poll(local, turn));
         }
         it.node.handle_timeout(local);
         if siblings > 0 {
@@ -117,6 +117,10 @@ impl World {
             return;
         }
         let bytes = if self.hosts[host].lies { self.lie(bytes) } else { bytes };
+        let meters = &mut self.hosts[host].process.as_mut().expect("the caller's").meters;
+        if let Err(why) = meters.note(self.now, &bytes) {
+            self.fail(format!("{} {why}", self.hosts[host].name));
+        }
         self.emit(host, to, bytes);
     }
 
@@ -141,19 +145,30 @@ impl World {
     fn take_events(&mut self, host: usize, unit: usize, local: Time) {
         while let Some(event) = self.unit_mut(host, unit).node.poll_event() {
             self.log(|world| format!("{}: {event:?}", world.hosts[host].name));
+            self.note_alarm(host, &event);
             let it = self.unit_mut(host, unit);
-            let Some(dialled) = it.dials.iter_mut().find(|it| it.dial == Some(event.dial())) else {
-                continue;
-            };
+            let Some(place) = it.dials.iter().position(|it| it.dial == Some(event.dial())) else { continue };
+            let dialled = &mut it.dials[place];
             match event {
                 Event::Connected { .. } => dialled.refused = false,
                 Event::Refused { .. } => dialled.refused = true,
+                Event::Lost { .. } => dialled.lost += 1,
                 _ => {}
             }
-            dialled.act(local, &mut it.node, |contact, turn| contact.handle_event(local, &event, turn));
-            if matches!(event, Event::Lost { reason: LostReason::Bye(ByeReason::LineTooThin), .. }) {
-                self.resting_until = self.now.after(LINE_REST);
-            }
+            it.act(local, place, |contact, turn| contact.handle_event(local, &event, turn));
+        }
+    }
+
+    /// Notes that somebody's line is found too thin.
+    fn note_alarm(&mut self, host: usize, event: &Event) {
+        let is_let_go = matches!(event, Event::Lost { reason: LostReason::Bye(ByeReason::LineTooThin), .. });
+        if is_let_go {
+            self.resting_until = self.now.after(LINE_REST);
+        }
+        // Whoever reports nonsense is taken at its word.
+        let is_false = self.calm_from.is_some_and(|from| self.now >= from) && !self.hosts[host].lies;
+        if is_false && (is_let_go || matches!(event, Event::Strained { .. })) {
+            self.fail(format!("{} has {event:?} on a network without fault", self.hosts[host].name));
         }
     }
 

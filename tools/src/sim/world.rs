@@ -9,13 +9,14 @@ use std::time::Duration;
 use codec::ChannelSecret;
 use codec::wire::control::Control;
 use codec::wire::{SHARD, kind_of};
-use mesh::{SinkConfig, Time};
+use mesh::Time;
 
 use super::book::{Book, Datagram};
 use super::content::Content;
 use super::dice::Dice;
-use super::host::{Host, Process, RelayPlan, Stream, seed_of};
+use super::host::{Host, Process, RelayPlan, Stream, ViewerPlan, seed_of};
 use super::loss::{Tally, Without};
+use super::meter::Meters;
 use crate::impair::link::Impairment;
 
 /// When every simulation begins.
@@ -68,6 +69,8 @@ pub(super) struct World {
     pub(super) steps: u64,
     /// Until then nobody comes back who was let go because of its line.
     pub(super) resting_until: Time,
+    /// From then on nobody's line is too thin.
+    pub(super) calm_from: Option<Time>,
     events: BinaryHeap<Event>,
     order: u64,
     /// Nodes that something came for at this moment.
@@ -90,6 +93,7 @@ impl World {
             without: Without::default(),
             steps: 0,
             resting_until: BEGIN,
+            calm_from: None,
             events: BinaryHeap::new(),
             order: 0,
             touched: Vec::new(),
@@ -136,17 +140,10 @@ impl World {
         self.at(self.now, Happening::Feed { host, life });
     }
 
-    pub(super) fn start_viewer(
-        &mut self,
-        host: usize,
-        stream: usize,
-        sink: SinkConfig,
-        relays: Vec<SocketAddr>,
-        slots: u32,
-    ) {
+    pub(super) fn start_viewer(&mut self, host: usize, plan: &ViewerPlan) {
         let World { hosts, streams, dice, now, .. } = self;
         let (local, batch) = (hosts[host].clock(*now), hosts[host].batch);
-        let process = Process::viewer(local, (stream, &streams[stream]), sink, relays, (slots, batch), dice);
+        let process = Process::viewer(local, plan, &streams[plan.stream], batch, dice);
         self.start(host, process);
     }
 
@@ -163,12 +160,15 @@ impl World {
 
     /// Ends a process without a word.
     pub(super) fn kill(&mut self, host: usize) {
-        self.hosts[host].process = None;
+        (self.hosts[host].process, self.hosts[host].estate) = (None, None);
     }
 
     /// Ends a process as a well-behaved one does: with goodbyes.
     pub(super) fn close(&mut self, host: usize) {
-        let units = self.hosts[host].process.as_ref().map_or(0, |process| process.units.len());
+        let Some(process) = self.hosts[host].process.as_mut() else { return };
+        // Goodbyes are not bounded.
+        process.meters = Meters::default();
+        let units = process.units.len();
         for unit in 0..units {
             self.unit_mut(host, unit).node.close();
             self.send_all(host, unit);
@@ -264,7 +264,10 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, host: usize, from: SocketAddr, bytes: &Datagram) {
+    pub(super) fn arrive(&mut self, host: usize, from: SocketAddr, bytes: &Datagram) {
+        if let Some(estate) = &mut self.hosts[host].estate {
+            return estate.keep(from, bytes);
+        }
         let local = self.hosts[host].clock(self.now);
         let notes_shards = self.without.regeneration;
         let Some(process) = self.hosts[host].process.as_mut() else { return };

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use codec::wire::control::Control;
+use codec::wire::control::{Control, Nodes};
 use codec::wire::{SHARD, kind_of};
 use codec::{DATAGRAM_BYTES, Sequence};
-use mesh::{Limits, SinkConfig};
+use mesh::{ChannelLimits, Limits, SinkConfig};
 use serde_json::{Value, json};
 
 use super::Args;
 use crate::Error;
 use crate::impair::link::Impairment;
-use crate::sim::host::{Process, RelayPlan};
+use crate::sim::host::{Process, RelayPlan, ViewerPlan};
 use crate::sim::serve::is_made_here;
 use crate::sim::world::{Talk, World};
 
@@ -138,7 +138,8 @@ pub(super) fn measure(args: &Args, (loss, rtt): (f64, Duration)) -> Result<Measu
     for &viewer in &viewers {
         world.set_lines(viewer, hop, hop);
         let sink = SinkConfig { delay: args.delay, from: Sequence(1) };
-        world.start_viewer(viewer, stream, sink, vec![world.hosts[last].address], 600);
+        let relays = vec![world.hosts[last].address];
+        world.start_viewer(viewer, &ViewerPlan { stream, sink, relays, at_once: 1, slots: 600 });
     }
     // Everybody is there before it begins.
     world.run_until(world.now.after(Duration::from_secs(5)));
@@ -203,7 +204,15 @@ fn add_relays(world: &mut World, hops: u8, hop: Impairment) -> usize {
         if upstream.is_some() {
             world.set_lines(host, hop, hop);
         }
-        world.start_relay(host, &RelayPlan { nodes: 1, slots: 600, limits: Limits::default(), upstream });
+        let plan = RelayPlan {
+            nodes: 1,
+            slots: 600,
+            limits: Limits::default(),
+            channel_limits: ChannelLimits::default(),
+            others: Nodes::new(),
+            upstreams: upstream.into_iter().collect(),
+        };
+        world.start_relay(host, &plan);
         last = Some(host);
     }
     last.expect("two hops have a relay")
