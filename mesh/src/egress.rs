@@ -116,6 +116,11 @@ impl Bucket {
         }
     }
 
+    /// Nothing is there now: what can be sent is what is earned from now on.
+    pub(crate) fn spend_all(&self, now: Time) {
+        self.spent_until.fetch_max(now.0 * 1_000, Ordering::Relaxed);
+    }
+
     /// When so much will be there, if nobody takes anything.
     pub(crate) fn holds_at(&self, bytes: u64, now: Time, cap: Cap) -> Time {
         let oldest = (now.0 * 1_000).saturating_sub(cap.ns(cap.burst));

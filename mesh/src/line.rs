@@ -150,15 +150,18 @@ impl Line {
         let queued = Duration::from_millis(report.queued_ms.saturating_sub(known.queued_ms).into());
         let is_congested = queued >= LINE_QUEUE_MAX && losses.share >= LINE_QUEUED_LOSS_MAX;
         let sent = data_sent + repairs_sent;
+        let longer = (known.since_last.min(SINCE_LAST_MAX).as_millis() / 100) as u8;
         if sent >= SENT_MIN {
             // Parity that came must not stand for data that did not; not all that was to be sent was, if this node was busy.
             let with_parity = sent as f64 + data_sent as f64 * known.parity_part;
             let came_of = |sent: f64| f64::from(received) < sent * (1.0 - LINE_LOSS_MAX);
             let is_over =
                 is_congested || came_of(sent as f64) || (lost > LINE_LOSS_MAX && came_of(with_parity));
-            let longer = (known.since_last.min(SINCE_LAST_MAX).as_millis() / 100) as u8;
             let counts = is_over && !known.skipped;
             self.over_tenths = if counts { self.over_tenths.saturating_add(longer) } else { 0 };
+        } else {
+            // What is not seen any more fades: another upstream may give the channel for long.
+            self.over_tenths = self.over_tenths.saturating_sub(longer);
         }
 
         let over_for = Duration::from_millis(100) * self.over_tenths.into();
@@ -211,29 +214,54 @@ mod tests {
 
     use super::*;
 
+    fn report() -> Report {
+        let (tag, session) = (ChannelTag([0; 8]), SessionId(1));
+        Report::new(SessionHeader { sender: Sender::Subscriber, tag, session })
+    }
+
+    fn known(since_last: Duration, data_fanned: u64, stripes: Stripes) -> Known {
+        Known {
+            since_last,
+            round_trip: None,
+            data_fanned,
+            gone: 0,
+            parity_part: 0.0,
+            stripes: [stripes; 2],
+            queued_ms: 0,
+            late_by: Duration::ZERO,
+            skipped: false,
+        }
+    }
+
     #[test]
     fn reports_in_quick_succession_are_one() {
-        let header =
-            SessionHeader { sender: Sender::Subscriber, tag: ChannelTag([0; 8]), session: SessionId(1) };
-        let (mut line, mut report) = (Line::new(0), Report::new(header));
+        let (mut line, mut report) = (Line::new(0), report());
         let mut report_after = |since_last_ms, data_fanned, received| {
             report.received = received;
-            let known = Known {
-                since_last: Duration::from_millis(since_last_ms),
-                round_trip: None,
-                data_fanned,
-                gone: 0,
-                parity_part: 0.0,
-                stripes: [Stripes::ALL; 2],
-                queued_ms: 0,
-                late_by: Duration::ZERO,
-                skipped: false,
-            };
+            let known = known(Duration::from_millis(since_last_ms), data_fanned, Stripes::ALL);
             (line.note(&report, &known).is_some(), line.is_strained())
         };
         // Of 100 shards a second half comes; what was looked at between counts for nothing by itself.
         assert_eq!(report_after(1_000, 100, 50), (true, false));
         assert_eq!(report_after(10, 200, 200), (false, false));
         assert_eq!(report_after(1_000, 300, 150), (true, true));
+    }
+
+    #[test]
+    fn losses_of_a_line_on_which_nothing_is_sent_any_more_fade() {
+        let (mut line, mut report, mut data_fanned) = (Line::new(0), report(), 0);
+        // A hundred shards a second for whoever takes all.
+        let mut second = |came: u64, wanted: Stripes| {
+            report.received += came;
+            data_fanned += 100;
+            let verdict = line.note(&report, &known(Duration::from_secs(1), data_fanned, wanted));
+            (line.is_strained(), verdict.is_some_and(|verdict| verdict.has_to_go))
+        };
+        let strained: Vec<_> = (0..5).map(|_| second(50, Stripes::ALL)).collect();
+        assert_eq!(strained[1..], [(true, false); 4]);
+        for _ in 0..4 {
+            second(0, Stripes::NONE);
+        }
+        assert_eq!(second(50, Stripes::ALL), (false, false), "once is by chance");
     }
 }

@@ -88,6 +88,8 @@ impl Node {
         let Contents { cookie_secret, hello_checks, grants, channels } = handover.0;
         self.cookies = CookieJar::new(cookie_secret);
         self.hello_checks = hello_checks.no_later_than(now);
+        // What the one before has sent in this second is not known: there is only what is earned from now on.
+        self.siblings.ledger.bucket().spend_all(now);
         for (address, grants) in grants {
             self.addresses.insert(address, AddressUse { sessions: 0, grants: grants.no_later_than(now) });
         }
@@ -101,6 +103,9 @@ impl Node {
         let key = ChannelKey(state.key);
         let index = self.find_or_add_channel(&key).expect("a handover's keys were checked");
         let channel = &mut self.channels[index];
+        if let Some((bucket, _)) = channel.budget() {
+            bucket.spend_all(now);
+        }
         channel.counters = state.counters;
         (channel.shards_fanned, channel.data_fanned) = (state.shards_fanned, state.data_fanned);
         channel.is_lent = state.is_lent;

@@ -338,4 +338,45 @@ fn after_a_restart_the_newest_are_still_the_newest() {
     net.stream(publisher, channel, 8, RATE / 2 * 3);
     assert!(new.iter().all(|viewer| was_let_go(&net, *viewer)), "they do not fit any more");
     assert!(!old.iter().any(|viewer| was_let_go(&net, *viewer)), "{:?}", served(&net, &old));
+
+fn subscribers_of_a_part_of_each_chunk_take_that_part_of_the_cap_and_stay() {
+    let mut net = Net::new(20, CLEAN);
+    let relays = [capped(CAP_BPS), relay_config()].map(|config| net.add(config));
+    net.metered.insert(relays[0], Vec::new());
+    let (publisher, channel) = net.publisher(relays[0]);
+    let now = net.now;
+    net.node(publisher).dial(now, channel, address(relays[1]));
+    net.run(Duration::from_millis(100));
+    net.stream(publisher, channel, 3, RATE);
+    let mut viewers = Vec::new();
+    // Ten that took all of it would fill the cap.
+    for _ in 0..16 {
+        let (viewer, _) = net.viewer(relays[0], LIVE);
+        let (now, sink) = (net.now, net.sink(viewer));
+        net.node(viewer).dial(now, sink, address(relays[1]));
+        viewers.push(viewer);
+        net.stream(publisher, channel, 4, RATE);
+    }
+    net.stream(publisher, channel, 10, RATE);
+    assert_holds(busiest_second(&net, &relays[..1]), CAP_BPS);
+    let counters = net.peek(relays[0]).counters().clone();
+    assert_eq!((counters.egress_refused, counters.egress_let_go), (0, 0));
+    assert!(viewers.iter().all(|viewer| !was_let_go(&net, *viewer)));
+    assert_eq!(net.peek(relays[0]).channels().map(|channel| channel.subscribers).sum::<usize>(), 16);
+}
+
+#[test]
+fn relays_that_replace_one_another_keep_one_cap() {
+    let (mut net, relay, (publisher, channel), _) = live_relay(21, capped(CAP_BPS));
+    for _ in 0..9 {
+        net.viewer(relay, LIVE);
+        net.stream(publisher, channel, 1, RATE);
+    }
+    // All there is, is spent as soon as it is there.
+    for _ in 0..20 {
+        net.stream_without_join_point(publisher, channel, 5, 4 * RATE);
+        let left = net.hand_over(relay);
+        net.resume(relay, capped(CAP_BPS), &left);
+    }
+    assert_holds(busiest_second(&net, &[relay]), CAP_BPS);
 }

@@ -1,8 +1,9 @@
 //! A network without fault, on which everything has to come right.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use mesh::DropReason;
+use mesh::{DropReason, Time};
 
 use super::feature::Feature;
 use super::host::Host;
@@ -19,6 +20,9 @@ const FLAWLESS: Duration = Duration::from_secs(2);
 
 /// So long there is one relay less.
 const ONE_LESS: Duration = Duration::from_secs(2);
+
+/// An upstream that came later may be on trial still.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// The end reaches everybody within so long.
 const ENDING: Duration = Duration::from_secs(5);
@@ -94,8 +98,8 @@ fn lose_an_upstream(world: &mut World, scenario: &mut Scenario) {
     let relays = (0..scenario.roles.len()).filter(|host| matches!(scenario.roles[*host], Role::Relay(_)));
     let relays: Vec<usize> = relays.filter(|host| world.hosts[*host].process.is_some()).collect();
     let lost = relays[world.dice.below(relays.len())];
-    let is_safe = safe_without(world, lost);
-    let takes_from_it = |host: &Host| host.takes_from().any(|address| address == world.hosts[lost].address);
+    let is_safe = safe_without(world, scenario, lost);
+    let takes_from_it = |host: &Host| host.sessions().any(|(from, _)| from == world.hosts[lost].address);
     if !world.hosts.iter().zip(&is_safe).any(|(host, safe)| *safe && takes_from_it(host)) {
         return;
     }
@@ -110,26 +114,35 @@ fn lose_an_upstream(world: &mut World, scenario: &mut Scenario) {
     check(world, &before);
 }
 
-/// By machine: whether it takes a channel that does not come through `lost` alone.
-fn safe_without(world: &World, lost: usize) -> Vec<bool> {
+/// By machine: whether it takes a channel that does not come through `lost` alone. A relay whose cap has room for a part of each
+/// chunk need not have room for all of it.
+fn safe_without(world: &World, scenario: &Scenario, lost: usize) -> Vec<bool> {
+    let is_capped = |host: usize| match scenario.roles.get(host) {
+        Some(Role::Relay(plan)) => {
+            plan.limits.egress_bps_max.is_some() || plan.channel_limits.egress_bps_max.is_some()
+        }
+        _ => false,
+    };
     let mut is_safe: Vec<bool> = Vec::with_capacity(world.hosts.len());
     // Those before it give to each.
     for (number, host) in world.hosts.iter().enumerate() {
-        let is_source =
-            host.process.as_ref().is_some_and(|it| it.is_relay) && host.takes_from().next().is_none();
+        let is_source = host.process.as_ref().is_some_and(|it| it.is_relay && it.units[0].dials.is_empty());
+        let settled_by = host.clock(Time(world.now.0 - SETTLED.as_micros() as u64));
+        let mut sessions = host.sessions().filter(|(_, since)| *since <= settled_by);
         let takes_safely =
-            host.takes_from().any(|address| is_safe.get(world.by_address[&address]) == Some(&true));
-        is_safe.push(number != lost && (is_source || takes_safely));
+            sessions.any(|(from, _)| is_safe.get(world.by_address[&from]).is_some_and(|safe| *safe));
+        is_safe.push(number != lost && !is_capped(number) && (is_source || takes_safely));
     }
     is_safe
 }
 
 impl Host {
-    /// The relays of its sessions in which a channel comes in.
-    fn takes_from(&self) -> impl Iterator<Item = std::net::SocketAddr> {
+    /// The relays of its sessions in which a channel comes in, and since when it has them.
+    fn sessions(&self) -> impl Iterator<Item = (SocketAddr, Time)> {
         let process = self.process.iter().filter(|process| process.feed.is_none());
         let dials = process.flat_map(|process| &process.units).flat_map(|unit| &unit.dials);
-        dials.filter(|it| it.contact.is_connected()).filter_map(|it| it.contact.target())
+        let dials = dials.filter(|it| it.contact.is_connected());
+        dials.filter_map(|it| Some((it.contact.target()?, it.connected_at)))
     }
 }
 

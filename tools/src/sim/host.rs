@@ -128,6 +128,8 @@ pub(super) struct Dialled {
     pub(super) refused: bool,
     /// Sessions that ended.
     pub(super) lost: u64,
+    /// When the last one began.
+    pub(super) connected_at: Time,
 }
 
 /// What a dial is for.
@@ -327,7 +329,15 @@ impl Unit {
     fn dial(&mut self, now: Time, kind: DialKind, targets: Vec<SocketAddr>) {
         let names: Vec<String> = targets.iter().map(SocketAddr::to_string).collect();
         let contact = Contact::new(now, &names);
-        self.dials.push(Dialled { contact, dial: None, kind, targets, refused: false, lost: 0 });
+        self.dials.push(Dialled {
+            contact,
+            dial: None,
+            kind,
+            targets,
+            refused: false,
+            lost: 0,
+            connected_at: now,
+        });
     }
 
     /// Lets the contact of one of the dials do something.

@@ -150,7 +150,7 @@ impl World {
             let Some(place) = it.dials.iter().position(|it| it.dial == Some(event.dial())) else { continue };
             let dialled = &mut it.dials[place];
             match event {
-                Event::Connected { .. } => dialled.refused = false,
+                Event::Connected { .. } => (dialled.refused, dialled.connected_at) = (false, local),
                 Event::Refused { .. } => dialled.refused = true,
                 Event::Lost { .. } => dialled.lost += 1,
                 _ => {}
