@@ -200,30 +200,6 @@ fn a_viewer_of_a_lossy_network_joins_late_and_misses_nothing_from_its_join_point
 }
 
 #[test]
-fn whoever_joins_a_lossy_network_at_whatever_moment_starts_at_the_latest_join_point() {
-    let mut net = Net::new(33, LOSSY);
-    let relay = net.add(relay_config());
-    let (publisher, channel) = net.publisher(relay);
-    net.run(Duration::from_secs(3));
-    let mut published = net.stream(publisher, channel, 3, RATE);
-    let before_join_point = published.len() - RATE;
-    let mut viewers = Vec::new();
-    for _ in 0..60 {
-        viewers.push(net.viewer(relay, LIVE).0);
-        published.extend(net.stream_without_join_point(publisher, channel, 2, RATE));
-    }
-    published.extend(net.stream(publisher, channel, 3, RATE));
-    let now = net.now;
-    net.node(publisher).finish(now, channel);
-    net.run_to(Duration::from_secs(5), "ended", |net| viewers.iter().all(|v| net.has_ended(*v)));
-    for viewer in viewers {
-        let left_out = published.len() - net.output(viewer).len();
-        assert_eq!(left_out, before_join_point, "viewer {viewer}");
-        assert!(published.ends_with(net.output(viewer)));
-    }
-}
-
-#[test]
 fn a_restarted_publisher_goes_on_and_viewers_with_it() {
     let mut net = Net::new(40, CLEAN);
     let relay = net.add(relay_config());
