@@ -338,7 +338,9 @@ fn after_a_restart_the_newest_are_still_the_newest() {
     net.stream(publisher, channel, 8, RATE / 2 * 3);
     assert!(new.iter().all(|viewer| was_let_go(&net, *viewer)), "they do not fit any more");
     assert!(!old.iter().any(|viewer| was_let_go(&net, *viewer)), "{:?}", served(&net, &old));
+}
 
+#[test]
 fn subscribers_of_a_part_of_each_chunk_take_that_part_of_the_cap_and_stay() {
     let mut net = Net::new(20, CLEAN);
     let relays = [capped(CAP_BPS), relay_config()].map(|config| net.add(config));
