@@ -259,7 +259,7 @@ mod tests {
         };
         let strained: Vec<_> = (0..5).map(|_| second(50, Stripes::ALL)).collect();
         assert_eq!(strained[1..], [(true, false); 4]);
-        for _ in 0..4 {
+        for _ in 0..5 {
             second(0, Stripes::NONE);
         }
         assert_eq!(second(50, Stripes::ALL), (false, false), "once is by chance");
