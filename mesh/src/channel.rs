@@ -124,6 +124,12 @@ impl Channel {
         Audience { seats: &self.seats, budget: self.budget() }
     }
 
+    /// Goes on with what an earlier process measured.
+    pub(crate) fn resume_rates(&mut self, rates: Option<Rates>) {
+        self.meter.resume(rates);
+        self.rates = rates;
+    }
+
     /// Measures how fast the channel comes in.
     pub(crate) fn measure(&mut self, now: Time) {
         self.rates = self.meter.note(now, self.window.shards_opened(), self.window.usual_shards());

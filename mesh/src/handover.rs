@@ -15,6 +15,7 @@ use crate::arrivals::Arrivals;
 use crate::fanout::Seat;
 use crate::limits::PUBLISHERS_PER_CHANNEL_MAX;
 use crate::line::{Line, RoundTrip};
+use crate::rates::Rates;
 use crate::stats::ChannelCounters;
 use crate::time::Time;
 use crate::window::Counted;
@@ -44,6 +45,7 @@ pub(crate) struct ChannelState {
     pub(crate) shards_fanned: u64,
     pub(crate) data_fanned: u64,
     pub(crate) is_lent: bool,
+    pub(crate) rates: Option<Rates>,
     pub(crate) window: WindowState,
     pub(crate) subscribers: Vec<SubscriberState>,
     pub(crate) publishers: Vec<PublisherState>,
@@ -194,6 +196,8 @@ impl ChannelState {
         let of_these = |subscriber: &SubscriberState| subscriber.stripes().is_some();
         ensure(self.subscribers.iter().all(of_these), "more stripes than there are")?;
         let ChannelCounters { shards_lost, shards_recovered, shards_repaired, .. } = self.counters;
+        let Rates { peak, last, mean } = self.rates.unwrap_or_default();
+        ensure(peak.max(last).max(mean) <= RATE_MAX, "faster than any channel is")?;
         ensure(self.totals().into_iter().all(|total| total <= TOTAL_MAX), "more than any node counts")?;
         let lost_no_more = |publisher: &PublisherState| {
             publisher.counted.lost <= shards_lost
@@ -229,6 +233,9 @@ impl ChannelState {
 
 /// Totals above are none: at a million a second it takes 36,000 years to get there.
 const TOTAL_MAX: u64 = 1 << 60;
+
+/// Shards in 1,000 seconds: what 700 Gbit/s come to.
+const RATE_MAX: u64 = 1 << 36;
 
 impl WindowState {
     fn check(&self, key: &ChannelKey) -> Result<(), Unfit> {
@@ -344,6 +351,7 @@ mod tests {
                 shards_fanned: 24,
                 data_fanned: 20,
                 is_lent: false,
+                rates: Some(Rates { peak: 3, last: 2, mean: 1 }),
                 window,
                 subscribers: vec![subscriber],
                 publishers: vec![publisher],
@@ -365,7 +373,7 @@ mod tests {
         let digest = written.iter().fold(0_u64, |digest, &byte| {
             digest.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(byte)
         });
-        assert_eq!((Handover::FORMAT, written.len(), digest), (4, 190, 1_088_730_817_282_904_326));
+        assert_eq!((Handover::FORMAT, written.len(), digest), (4, 194, 14_782_351_194_075_422_855));
     }
 
     type Change = fn(&mut ChannelState);
@@ -378,13 +386,17 @@ mod tests {
             Handover::try_from(contents).err().map(|unfit| unfit.0)
         };
         assert_eq!(refused(|_| ()), None);
-        let wrong: [(Change, &str); 16] = [
+        let wrong: [(Change, &str); 17] = [
             (|channel| channel.key = [2; 32], "no channel has this key, or two have"),
             (|channel| channel.window.edge = 11, "a chunk beyond its window"),
             (|channel| channel.window.edge = u64::MAX, "no channel gets as far as that"),
             (|channel| channel.window.settled = u64::MAX, "a window beyond its edge"),
             (|channel| channel.window.floor = 15, "a window beyond its edge"),
             (|channel| channel.window.usual_shards = 33, "more data shards than a chunk may have"),
+            (
+                |channel| channel.rates = Some(Rates { peak: u64::MAX, ..Rates::default() }),
+                "faster than any channel is",
+            ),
             (|channel| channel.counters.chunks_counted = u64::MAX, "more than any node counts"),
             (|channel| channel.publishers[0].datagrams = u64::MAX, "more than any node counts"),
             (

@@ -1,6 +1,7 @@
 //! How fast a channel comes in.
 
 use arrayvec::ArrayVec;
+use serde::{Deserialize, Serialize};
 
 use crate::time::{Time, micros};
 
@@ -11,7 +12,11 @@ const SAMPLES: usize = 21;
 const SECOND: usize = 4;
 
 /// Data shards of a channel in 1,000 seconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+///
+/// Whoever stood still for a moment has chunks to catch up with: what follows has more than its share, but not the two
+/// seconds that both are in. So `mean` is no more than the last two seconds had, nor is `last` if the first of these had
+/// less than those before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Rates {
     /// The most that a second of the last five had, or the mean of the five: where a second begins and ends, it may have a
     /// chunk more than its share, which is left out. A channel that pauses keeps it.
@@ -27,14 +32,22 @@ pub(crate) struct Rates {
 pub(crate) struct RateMeter {
     samples: ArrayVec<(Time, u64), SAMPLES>,
     rates: Option<Rates>,
+    /// There was a pause before the samples.
+    is_after_pause: bool,
 }
 
 impl RateMeter {
-    /// Notes how many data shards came so far, in chunks of how many, and gives the rates once a whole second is known.
+    /// Goes on with what another meter found, after a pause.
+    pub(crate) fn resume(&mut self, rates: Option<Rates>) {
+        *self = RateMeter { samples: ArrayVec::new(), rates, is_after_pause: rates.is_some() };
+    }
+
+    /// Notes how many data shards came so far, in chunks of how many, and gives the rates once a whole second is known; after
+    /// a pause, two.
     pub(crate) fn note(&mut self, now: Time, shards: u64, chunk: u64) -> Option<Rates> {
         let paused = |second: &[(Time, u64)]| second[0].1 == shards;
         if self.samples.len() > SECOND && paused(&self.samples[self.samples.len() - SECOND..]) {
-            self.samples.clear();
+            self.resume(self.rates);
         }
         if self.samples.is_full() {
             self.samples.remove(0);
@@ -46,19 +59,21 @@ impl RateMeter {
             }
             _ => self.samples.push((now, shards)),
         }
-        let windows = self.samples.windows(SECOND + 1);
-        let mut seconds = windows.map(|window| rate(window[0], window[SECOND]));
-        match (seconds.clone().max(), seconds.next_back()) {
-            (Some(most), Some(last)) => {
-                let mean = rate(self.samples[0], self.samples[self.samples.len() - 1]);
-                let peak = most.saturating_sub(chunk * 1_000).max(mean);
-                self.rates = Some(Rates { peak, last, mean });
-            }
+        let newest = self.samples.len() - 1;
+        let over = |samples: usize| rate(self.samples[newest.saturating_sub(samples)], self.samples[newest]);
+        let known_after = if self.is_after_pause { 2 * SECOND } else { SECOND };
+        if newest >= known_after {
+            let (two, middle) = (over(2 * SECOND), newest - SECOND);
+            let before_last = rate(self.samples[middle.saturating_sub(SECOND)], self.samples[middle]);
+            let stood_still = before_last < rate(self.samples[0], self.samples[middle]);
+            let last = if stood_still { over(SECOND).min(two) } else { over(SECOND) };
+            let seconds = self.samples.windows(SECOND + 1).map(|window| rate(window[0], window[SECOND]));
+            let (most, mean) = (seconds.max().unwrap_or(0), over(SAMPLES));
+            let peak = most.saturating_sub(chunk * 1_000).max(mean);
+            self.rates = Some(Rates { peak, last, mean: mean.min(two) });
+        } else if newest == 0 {
             // In a pause.
-            _ if self.samples.len() == 1 => {
-                self.rates = self.rates.map(|rates| Rates { peak: rates.peak, last: 0, mean: 0 });
-            }
-            _ => {}
+            self.rates = self.rates.map(|rates| Rates { peak: rates.peak, last: 0, mean: 0 });
         }
         self.rates
     }
@@ -103,7 +118,26 @@ mod tests {
         assert_eq!(step(15, 100).unwrap().peak, 790_000);
         assert_eq!(step(5, 100), rates(400, 400, 400));
         assert_eq!(step(40, 0), rates(390, 0, 0), "a pause");
-        assert_eq!(step(3, 50), rates(390, 0, 0));
+        assert_eq!(step(7, 50), rates(390, 0, 0));
         assert_eq!(step(1, 50), rates(200, 200, 200));
+    }
+
+    #[test]
+    fn what_is_caught_up_with_is_no_higher_rate() {
+        let (mut meter, mut at, mut total) = (RateMeter::default(), Time(0), 0);
+        note(&mut meter, &mut at, &mut total, 12, 100);
+        let mut most = (0, 0);
+        for each in [0, 0, 300].into_iter().chain([100; 30]) {
+            let Rates { last, mean, .. } = note(&mut meter, &mut at, &mut total, 1, each).unwrap();
+            most = (most.0.max(last), most.1.max(mean));
+        }
+        assert_eq!(most, (400_000, 400_000));
+        meter.resume(Some(Rates { peak: 390_000, last: 400_000, mean: 400_000 }));
+        let after: Vec<Rates> = [100, 250, 100, 100, 100, 100, 100, 100]
+            .map(|each| note(&mut meter, &mut at, &mut total, 1, each).unwrap())
+            .to_vec();
+        assert_eq!(after, [Rates { peak: 390_000, last: 0, mean: 0 }; 8]);
+        let known = note(&mut meter, &mut at, &mut total, 1, 100).unwrap();
+        assert_eq!(known.last, 400_000);
     }
 }

@@ -47,6 +47,7 @@ impl Node {
                 shards_fanned: channel.shards_fanned,
                 data_fanned: channel.data_fanned,
                 is_lent: channel.is_lent,
+                rates: channel.rates,
                 window: channel.window.hand_over(now, first_owed, bytes_each, &self.arena),
                 subscribers,
                 publishers,
@@ -109,6 +110,7 @@ impl Node {
         channel.counters = state.counters;
         (channel.shards_fanned, channel.data_fanned) = (state.shards_fanned, state.data_fanned);
         channel.is_lent = state.is_lent;
+        channel.resume_rates(state.rates);
         channel.window.resume(now, &state.window);
         for chunk in &state.window.chunks {
             self.resume_chunk(now, index, chunk);
