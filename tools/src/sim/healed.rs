@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh::{DropReason, Time};
 
 use super::feature::Feature;
-use super::host::Host;
+use super::host::{Host, Process};
 use super::run::{AUDIT_INTERVAL, hand_over, start, take_up};
 use super::scenario::{Role, Scenario};
 use super::world::World;
@@ -23,6 +23,10 @@ const ONE_LESS: Duration = Duration::from_secs(2);
 
 /// An upstream that came later may be on trial still.
 const SETTLED: Duration = Duration::from_secs(5);
+
+/// Whoever waits less for a chunk may miss one until an upstream is found to be silent: four of its shards have to be overdue,
+/// which of small chunks are four chunks.
+const PATIENCE: Duration = Duration::from_millis(400);
 
 /// The end reaches everybody within so long.
 const ENDING: Duration = Duration::from_secs(5);
@@ -114,7 +118,7 @@ fn lose_an_upstream(world: &mut World, scenario: &mut Scenario) {
     check(world, &before);
 }
 
-/// By machine: whether it takes a channel that does not come through `lost` alone. A relay whose cap has room for a part of each
+/// By machine: whether it takes a channel that does not come through `lost` alone, and waits long enough to notice. A relay whose cap has room for a part of each
 /// chunk need not have room for all of it.
 fn safe_without(world: &World, scenario: &Scenario, lost: usize) -> Vec<bool> {
     let is_capped = |host: usize| match scenario.roles.get(host) {
@@ -126,12 +130,17 @@ fn safe_without(world: &World, scenario: &Scenario, lost: usize) -> Vec<bool> {
     let mut is_safe: Vec<bool> = Vec::with_capacity(world.hosts.len());
     // Those before it give to each.
     for (number, host) in world.hosts.iter().enumerate() {
-        let is_source = host.process.as_ref().is_some_and(|it| it.is_relay && it.units[0].dials.is_empty());
+        let dials_nobody = |process: &Process| process.units.iter().all(|unit| unit.dials.is_empty());
+        let is_source = host.process.as_ref().is_some_and(|it| it.is_relay && dials_nobody(it));
         let settled_by = host.clock(Time(world.now.0 - SETTLED.as_micros() as u64));
         let mut sessions = host.sessions().filter(|(_, since)| *since <= settled_by);
         let takes_safely =
             sessions.any(|(from, _)| is_safe.get(world.by_address[&from]).is_some_and(|safe| *safe));
-        is_safe.push(number != lost && !is_capped(number) && (is_source || takes_safely));
+        let waits = match scenario.roles.get(number) {
+            Some(Role::Viewer(plan)) => plan.sink.delay >= PATIENCE,
+            _ => true,
+        };
+        is_safe.push(number != lost && waits && !is_capped(number) && (is_source || takes_safely));
     }
     is_safe
 }

@@ -36,6 +36,9 @@ pub(super) fn run(seed: u64, talk: Talk) -> Outcome {
             scenario.features
         )
     });
+    for (host, role) in scenario.roles.iter().enumerate() {
+        world.log(|world| format!("{}: {role:?}", world.hosts[host].name));
+    }
     trouble(&mut world, &mut scenario);
     healed::run(&mut world, &mut scenario);
     let summary = summary(&world);
