@@ -150,7 +150,8 @@ impl Line {
         let queued = Duration::from_millis(report.queued_ms.saturating_sub(known.queued_ms).into());
         let is_congested = queued >= LINE_QUEUE_MAX && losses.share >= LINE_QUEUED_LOSS_MAX;
         let sent = data_sent + repairs_sent;
-        let longer = (known.since_last.min(SINCE_LAST_MAX).as_millis() / 100) as u8;
+        let since_max = if self.over_tenths == 0 { SINCE_FIRST_MAX } else { SINCE_LAST_MAX };
+        let longer = (known.since_last.min(since_max).as_millis() / 100) as u8;
         if sent >= SENT_MIN {
             // Parity that came must not stand for data that did not; not all that was to be sent was, if this node was busy.
             let with_parity = sent as f64 + data_sent as f64 * known.parity_part;
@@ -203,6 +204,9 @@ const SLACK_MAX: Duration = Duration::from_secs(10);
 
 /// A report stands for no longer: some may have been lost.
 const SINCE_LAST_MAX: Duration = Duration::from_secs(2);
+
+/// The first with losses stands for less: one report is not enough for a verdict, however long it took.
+const SINCE_FIRST_MAX: Duration = Duration::from_secs(1);
 
 /// With fewer shards a loss is no measure.
 const SENT_MIN: u64 = 20;

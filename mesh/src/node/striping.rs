@@ -194,8 +194,9 @@ pub(super) fn awaited(
     parts.fold(ShardSet::EMPTY, ShardSet::union)
 }
 
-/// The upstream whose turn it is to be asked for repair: of those that are relied on, unless they were asked in vain, and
-/// whose answer would come before chunks are given up that are waited for so long (`waits`).
+/// The place of the upstream whose turn it is to be asked for repair: of those that are relied on, unless they were asked in
+/// vain, and whose answer would come before chunks are given up that are waited for so long (`waits`); not the one that was
+/// asked last for what was asked for most often.
 pub(super) fn whom_to_ask(
     now: Time,
     waits: Duration,
@@ -203,18 +204,33 @@ pub(super) fn whom_to_ask(
     sessions: &Slab<Session>,
 ) -> usize {
     let in_vain = channel.window.unsettled_mut().any(|chunk| chunk.asks >= REPAIR_TRIES_PER_WHOM);
-    let due = channel.window.unsettled_mut().filter(|chunk| chunk.ask_at <= now && !chunk.is_complete());
-    let age = due.map(|chunk| now.since(chunk.first_seen)).min().unwrap_or_default();
+    let is_due = |chunk: &&mut Chunk| chunk.ask_at <= now && !chunk.is_complete();
+    let ages = channel.window.unsettled_mut().filter(is_due).map(|chunk| now.since(chunk.first_seen));
+    let age = ages.min().unwrap_or_default();
+    let most_asked = channel.window.unsettled_mut().filter(is_due).max_by_key(|chunk| chunk.asks);
+    let asked_last = most_asked.and_then(|chunk| chunk.asked_of).map(usize::from);
     let all = &channel.upstreams;
     let relied_on = relied_on(all, sessions);
-    let whom = if in_vain || relied_on.is_empty() { all } else { &relied_on };
-    let answers_in_time = |session: &&usize| {
-        let round_trip =
-            sessions[**session].round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
-        age + round_trip < waits
+    let is_relied_on = |place: &usize| relied_on.contains(&all[*place]);
+    let answers_in_time = |place: &usize| {
+        let round_trip = sessions[all[*place]].round_trip;
+        age + round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean()) < waits
     };
-    let in_time: ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX> =
-        whom.iter().filter(answers_in_time).copied().collect();
-    let whom = if in_time.is_empty() { whom } else { &in_time };
-    whom[channel.asks % whom.len()]
+    let is_another = |place: &usize| Some(*place) != asked_last;
+    let mut places: Places = (0..all.len()).collect();
+    if !in_vain {
+        keep_if_any(&mut places, is_relied_on);
+    }
+    keep_if_any(&mut places, answers_in_time);
+    keep_if_any(&mut places, is_another);
+    places[channel.asks % places.len()]
+}
+
+type Places = ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX>;
+
+/// Leaves those out that are not such, unless that are all.
+fn keep_if_any(places: &mut Places, is_such: impl Fn(&usize) -> bool) {
+    if places.iter().any(&is_such) {
+        places.retain(|place| is_such(place));
+    }
 }

@@ -141,7 +141,8 @@ impl Node {
             return;
         }
         let waits = channel.patience(now);
-        let session = whom_to_ask(now, waits, channel, &self.sessions);
+        let place = whom_to_ask(now, waits, channel, &self.sessions);
+        let session = channel.upstreams[place];
         let round_trip = self.sessions[session].round_trip;
         let mean = round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
         let patience = round_trip.map_or(REPAIR_INTERVAL_MIN, |round_trip| round_trip.timeout());
@@ -162,6 +163,7 @@ impl Node {
             let awaited = awaited(now, chunk, usual, upstreams, sessions);
             let shards = chunk.wanted(awaited, !still_waits(chunk, patience + mean));
             if !shards.is_empty() {
+                chunk.asked_of = Some(place as u8);
                 chunk.was_asked(shards, now.after(mean * 7 / 8), again_at);
                 wanted.push(Wanted { sequence: chunk.sequence, shards });
             }

@@ -107,6 +107,8 @@ pub(crate) struct Chunk {
     /// Not to be asked for before.
     pub(crate) ask_at: Time,
     pub(crate) asks: u8,
+    /// The place among the channel's upstreams of the one that was asked last.
+    pub(crate) asked_of: Option<u8>,
     pub(super) asked: ShardSet,
     /// What of it an earlier node in this one's place had sent on when it handed over.
     pub(super) fanned: ShardSet,
@@ -135,6 +137,7 @@ impl Chunk {
             first_seen,
             ask_at,
             asks: 0,
+            asked_of: None,
             asked: ShardSet::EMPTY,
             fanned: ShardSet::EMPTY,
             answer_at: Time::default(),

@@ -169,6 +169,32 @@ fn when_one_of_two_upstreams_is_gone_no_byte_is_missing_and_the_viewer_is_not_he
 }
 
 #[test]
+fn what_one_of_two_was_asked_for_in_vain_the_other_is_asked_for_next() {
+    // A shard each 58 ms: each chunk is one upstream's, and four are missed before it counts as silent.
+    let (rate, piece) = (13_000, Duration::from_millis(58));
+    for seed in 150..160 {
+        let delay = Duration::from_millis(5 * (seed - 140));
+        let mut two = Two::with_viewer(seed, Link { delay, ..CLEAN });
+        let mut behind_max = 0;
+        for pieces in 0..200 {
+            if pieces == 100 {
+                two.net.kill(two.relays[seed as usize % 2]);
+            }
+            let bytes = vec![pieces; rate * piece.as_millis() as usize / 1_000];
+            let (now, channel) = (two.net.now, two.channel);
+            two.net.node(two.publisher).push(now, channel, &bytes);
+            two.net.run(piece);
+            two.published.extend(bytes);
+            behind_max = behind_max.max(two.published.len() - two.net.output(two.viewer).len());
+        }
+        // Two ways of the shard, two of the request in vain, two of the one that is answered.
+        let allowed = rate * (BEHIND_MAX + 6 * delay).as_millis() as usize / 1_000;
+        assert!(behind_max <= allowed, "{behind_max} bytes behind, {allowed} may be");
+        two.finish();
+    }
+}
+
+#[test]
 fn an_upstream_that_is_back_gives_its_half_again() {
     let mut two = Two::with_viewer(320, CLEAN);
     two.stream_until_halved();

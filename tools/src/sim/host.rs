@@ -97,6 +97,8 @@ pub(super) struct Process {
     pub(super) feed: Option<Feed>,
     /// Who has shown that it receives at its address.
     pub(super) proven: HashSet<SocketAddr>,
+    /// Cookies, and where they were sent to.
+    pub(super) challenges: HashSet<(SocketAddr, [u8; 16])>,
     /// What came from all others, and what went to them.
     pub(super) strangers: HashMap<SocketAddr, (u64, u64)>,
     /// Shards that came, where it is of interest.
@@ -241,6 +243,7 @@ impl Process {
             is_relay: config.admission == Admission::Open,
             feed: None,
             proven: HashSet::new(),
+            challenges: HashSet::new(),
             strangers: HashMap::new(),
             came: HashSet::new(),
             meters: Meters::default(),

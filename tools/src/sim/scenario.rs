@@ -32,7 +32,7 @@ pub(super) enum Action {
 /// Who runs on a machine.
 #[derive(Clone, Debug)]
 pub(super) enum Role {
-    Relay(RelayPlan),
+    Relay(Box<RelayPlan>),
     Publisher { stream: usize, relays: Vec<SocketAddr>, slots: u32 },
     Viewer(ViewerPlan),
 }
@@ -146,7 +146,7 @@ impl Scenario {
             self.cap_relays(world, &mut plans, viewers);
             plans[spare].limits.subscribers_max = Limits::default().subscribers_max;
         }
-        self.roles.extend(plans.into_iter().map(Role::Relay));
+        self.roles.extend(plans.into_iter().map(|plan| Role::Relay(Box::new(plan))));
         (0..first).map(|relay| world.hosts[relay].address).collect()
     }
 

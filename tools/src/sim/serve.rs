@@ -133,11 +133,9 @@ impl World {
         }
         let (came, went) = process.strangers.entry(to).or_default();
         *went += bytes.len() as u64;
-        let amplified = went > came;
-        if matches!(Control::parse(bytes), Ok(Control::Welcome(_))) {
-            process.proven.insert(to);
-            process.strangers.remove(&to);
-            return false;
+        let amplified = *went > *came;
+        if let Ok(Control::Challenge(challenge)) = Control::parse(bytes) {
+            process.challenges.insert((to, challenge.cookie));
         }
         amplified
     }

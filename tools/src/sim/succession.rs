@@ -19,6 +19,7 @@ pub(super) struct Estate {
     pub(super) waiting: Vec<(SocketAddr, Datagram)>,
     meters: Meters,
     proven: HashSet<SocketAddr>,
+    challenges: HashSet<(SocketAddr, [u8; 16])>,
     strangers: HashMap<SocketAddr, (u64, u64)>,
 }
 
@@ -53,6 +54,7 @@ impl World {
             waiting: Vec::new(),
             meters: mem::take(&mut process.meters),
             proven: process.proven,
+            challenges: process.challenges,
             strangers: process.strangers,
         });
     }
@@ -74,7 +76,7 @@ impl World {
             unit.node.resume(local, part);
         }
         (process.meters, process.proven) = (estate.meters, estate.proven);
-        process.strangers = estate.strangers;
+        (process.strangers, process.challenges) = (estate.strangers, estate.challenges);
         for (from, bytes) in estate.waiting {
             self.arrive(host, from, &bytes);
         }

@@ -275,6 +275,13 @@ impl World {
             if notes_shards {
                 process.note_came(bytes);
             }
+            // Whoever says the cookie that was sent to its address receives there.
+            if let Ok(Control::Hello(hello)) = Control::parse(bytes)
+                && process.challenges.contains(&(from, hello.cookie))
+            {
+                process.proven.insert(from);
+                process.strangers.remove(&from);
+            }
             if !process.proven.contains(&from) {
                 process.strangers.entry(from).or_default().0 += bytes.len() as u64;
             }
