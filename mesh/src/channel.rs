@@ -121,7 +121,8 @@ impl Channel {
     }
 
     pub(crate) fn audience(&self) -> Audience<'_> {
-        Audience { seats: &self.seats, budget: self.budget() }
+        let without_parity = self.common.withholds_parity();
+        Audience { seats: &self.seats, budget: self.budget(), without_parity }
     }
 
     /// Goes on with what an earlier process measured.
@@ -144,6 +145,9 @@ impl Channel {
 
     /// Parity shards sent for each data shard.
     pub(crate) fn parity_part(&self, parity: Parity) -> f64 {
+        if self.common.withholds_parity() {
+            return 0.0;
+        }
         let (parity, data) = self.parity_of_newest(parity);
         parity as f64 / data as f64
     }

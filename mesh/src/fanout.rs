@@ -163,6 +163,8 @@ impl Seats {
 pub(crate) struct Audience<'c> {
     pub(crate) seats: &'c Seats,
     pub(crate) budget: Option<(&'c Bucket, Cap)>,
+    /// There is no room for parity.
+    pub(crate) without_parity: bool,
 }
 
 /// Shards `first..end` of a slot, to leave in trains of at most `train_max`.
@@ -318,12 +320,12 @@ impl Job {
         counters: &mut Counters,
     ) -> Option<Time> {
         let mut ration = Ration::take(audience.budget, now);
-        let is_old = now.since(self.since) > PARITY_AGE_MAX;
+        let without_parity = audience.without_parity || now.since(self.since) > PARITY_AGE_MAX;
         let room_after = out.room().saturating_sub(messages);
         while self.left > 0 && out.room() > room_after {
             let place = if self.seat < self.seats { self.seat } else { 0 };
             if let Some(Some(seat)) = audience.seats.seats.get(place) {
-                let parity = if is_old { 0 } else { self.parity_for(seat) };
+                let parity = if without_parity { 0 } else { self.parity_for(seat) };
                 let rest = self.rest_for(seat, self.layout.data_shards() + parity);
                 let (first, end) = rest.first_run().unwrap_or_default();
                 let shards = end - first;
@@ -419,7 +421,7 @@ mod tests {
                 out.clear();
                 fanout.send(
                     Time(0),
-                    |_| Some(Audience { seats: &seats, budget: None }),
+                    |_| Some(Audience { seats: &seats, budget: None, without_parity: false }),
                     &arena,
                     &mut out,
                     &mut counters,
@@ -464,7 +466,7 @@ mod tests {
         let mut trains: HashMap<u16, Vec<usize>> = HashMap::new();
         while !fanout.is_empty() {
             out.clear();
-            let audience = |_| Some(Audience { seats: &seats, budget: None });
+            let audience = |_| Some(Audience { seats: &seats, budget: None, without_parity: false });
             fanout.send(Time(0), audience, &arena, &mut out, &mut counters);
             for transmit in out.transmits() {
                 let Payload::Train { count, .. } = transmit.payload else { panic!("a train") };
@@ -489,7 +491,7 @@ mod tests {
         seats.take(seat(7));
         fanout.send(
             Time(0),
-            |_| Some(Audience { seats: &seats, budget: None }),
+            |_| Some(Audience { seats: &seats, budget: None, without_parity: false }),
             &arena,
             &mut out,
             &mut counters,
@@ -512,7 +514,7 @@ mod tests {
             out.clear();
             fanout.send(
                 Time(0),
-                |_| Some(Audience { seats: &seats, budget: None }),
+                |_| Some(Audience { seats: &seats, budget: None, without_parity: false }),
                 &arena,
                 &mut out,
                 &mut counters,
@@ -538,7 +540,7 @@ mod tests {
         }
         fanout.send(
             Time(0),
-            |_| Some(Audience { seats: &seats, budget: None }),
+            |_| Some(Audience { seats: &seats, budget: None, without_parity: false }),
             &arena,
             &mut out,
             &mut counters,
@@ -548,7 +550,7 @@ mod tests {
             out.clear();
             fanout.send(
                 Time(0),
-                |_| Some(Audience { seats: &seats, budget: None }),
+                |_| Some(Audience { seats: &seats, budget: None, without_parity: false }),
                 &arena,
                 &mut out,
                 &mut counters,
@@ -568,7 +570,7 @@ mod tests {
         fanout.add(Time(0), 0, &mut seats, run(slot, layout, 0..1), &mut counters);
         fanout.send(
             Time(0).after(2 * JOB_AGE_MAX),
-            |_| Some(Audience { seats: &seats, budget: None }),
+            |_| Some(Audience { seats: &seats, budget: None, without_parity: false }),
             &arena,
             &mut out,
             &mut counters,

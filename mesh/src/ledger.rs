@@ -256,6 +256,9 @@ impl Book {
     }
 
     fn look(&mut self, now: Time) {
+        let needed = self.accounts.values().map(Account::needs_with_parity).sum::<u64>();
+        let no_parity = self.cap.is_some_and(|cap| needed > cap.promised_max());
+        self.accounts.values().for_each(|account| account.withhold_parity(no_parity));
         for account in self.accounts.values_mut() {
             let Some(cap) = account.cap else {
                 account.over_since = None;

@@ -1,6 +1,6 @@
 //! The subscribers of one channel, at all nodes of a process.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -35,12 +35,18 @@ pub(crate) struct Common {
     /// What may be sent of it.
     pub(crate) bucket: Bucket,
     subscribers: AtomicUsize,
+    withholds_parity: AtomicBool,
 }
 
 impl Common {
     /// Subscribers at all nodes.
     pub(crate) fn subscribers(&self) -> usize {
         self.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room for its data under the caps, and not for the parity that lines call for.
+    pub(crate) fn withholds_parity(&self) -> bool {
+        self.withholds_parity.load(Ordering::Relaxed)
     }
 }
 
@@ -63,6 +69,17 @@ impl Account {
     /// What is promised to all its subscribers, bytes per second.
     pub(super) fn promised(&self) -> u64 {
         self.promise(self.costs)
+    }
+
+    /// What its subscribers need, bytes per second, with the parity that their lines call for.
+    pub(super) fn needs_with_parity(&self) -> u64 {
+        needs(self.costs, self.rates.unwrap_or_default().mean)
+    }
+
+    /// From now on; `of_all`: what is sent of all channels leaves no room for parity.
+    pub(super) fn withhold_parity(&self, of_all: bool) {
+        let is_over = self.cap.is_some_and(|cap| self.needs_with_parity() > cap.promised_max());
+        self.common.withholds_parity.store(of_all || is_over, Ordering::Relaxed);
     }
 
     pub(super) fn add(&mut self, grant: Grant) {
