@@ -43,6 +43,11 @@ pub(crate) struct Uncounted {
 }
 
 impl Estimate {
+    /// Data shards that the subscriber was to get by itself since the last report, of chunks that it is done with.
+    pub(crate) fn expected_since(&self, report: &Report) -> u32 {
+        report.expected.wrapping_sub(self.totals.expected)
+    }
+
     /// Takes in a report, and takes from `uncounted` what it counts. Returns the share lost since the last report.
     pub(crate) fn note(&mut self, report: &Report, uncounted: &mut Uncounted) -> f32 {
         let before = self.totals;
