@@ -29,15 +29,16 @@ impl Node {
         if self.admission == Admission::Nobody || self.closing.is_some() {
             return Err(DropReason::NotAccepting);
         }
-        if self.meets_itself(now, hello) {
-            return Err(DropReason::Itself);
-        }
         if !self.cookies.holds(&hello.cookie, now, from, &hello.key, hello.role) {
             if self.control.len() >= CONTROL_QUEUE_MAX / 2 {
                 return Err(DropReason::QueueFull);
             }
             let cookie = self.cookies.bake(now, from, &hello.key, hello.role);
             return self.queue_control(from, Control::Challenge(Challenge { nonce: hello.nonce, cookie }));
+        }
+        // Without its cookie it may be a copy that somebody sends, who has heard it.
+        if self.meets_itself(now, hello) {
+            return Err(DropReason::Itself);
         }
         let sender = match hello.role {
             Role::Subscribe => Sender::Subscriber,
