@@ -111,10 +111,13 @@ fn lose_an_upstream(world: &mut World, scenario: &mut Scenario) {
     let mut before = Standing::of_all(world);
     before.retain(|standing| is_safe[standing.host]);
     before.iter_mut().for_each(|standing| (standing.lost, standing.duplicates) = (None, None));
+    // Those who take everything from another one now may be too many for its cap, until the newest are let go.
+    world.calm_from = None;
     world.kill(lost);
     pass(world, ONE_LESS);
     start(world, &scenario.roles[lost], lost);
     pass(world, RECOVERY);
+    world.calm_from = Some(world.now);
     check(world, &before);
 }
 
