@@ -80,8 +80,8 @@ pub const LEASE: Duration = Duration::from_secs(10);
 /// How often the dialling end of a session reports.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a subscriber does that is sent the channel and loses nothing: to a relay of thousands, each report and its
-/// answer cost half of what a train costs.
+/// How often a subscriber does that is sent the channel and loses nothing: half as many datagrams come to its relay and are
+/// answered there.
 pub const REPORT_INTERVAL_STEADY: Duration = Duration::from_secs(2);
 
 /// So old is a session before that: until then its round trip is new.
