@@ -220,7 +220,7 @@ fn messages() -> Vec<(&'static str, Control)> {
         Wanted { sequence: Sequence(1_767_225_600_000_049), shards: ShardSet::range(1, 3) },
         Wanted { sequence: Sequence(1_767_225_600_000_050), shards: ShardSet::ALL },
     ];
-    let repair = Repair { header, wanted: wanted.into_iter().collect() };
+    let repair = Repair { header, number: 258, wanted: wanted.into_iter().collect() };
     let bye = Bye { header: upstream, reason: ByeReason::Closing, nodes: nodes.into_iter().collect() };
     let reset = Bye { reason: ByeReason::UnknownSession, nodes: Default::default(), ..bye.clone() };
     vec![
@@ -294,6 +294,7 @@ fn fields(message: &Control) -> Lines {
         }
         Control::Repair(repair) => {
             let mut lines = session_fields(&repair.header);
+            lines.push(("number".into(), repair.number.to_string()));
             for wanted in &repair.wanted {
                 lines.push(("sequence".into(), wanted.sequence.to_string()));
                 lines.push(("shards".into(), format!("{:?}", wanted.shards)));

@@ -13,6 +13,7 @@ mod channel;
 mod contact;
 mod control_queue;
 mod cookie;
+mod copies;
 mod dial;
 mod egress;
 mod fair;

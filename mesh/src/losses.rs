@@ -42,6 +42,11 @@ pub(crate) struct Uncounted {
     pub(crate) gone: u16,
 }
 
+impl Uncounted {
+    /// Of a line that ends here: what is counted as repaired was lost on it.
+    pub(crate) const ALL_REPAIRS: Uncounted = Uncounted { repairs: u16::MAX, gone: 0 };
+}
+
 impl Estimate {
     /// Data shards that the subscriber was to get by itself since the last report, of chunks that it is done with.
     pub(crate) fn expected_since(&self, report: &Report) -> u32 {

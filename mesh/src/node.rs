@@ -8,6 +8,7 @@ mod handover;
 mod inbound;
 mod kicking;
 mod local;
+mod repairing;
 mod sessions;
 mod sharing;
 mod striping;
@@ -431,7 +432,7 @@ impl Node {
 
     fn end_unadmitted(&mut self) {
         for index in 0..self.sessions.capacity() {
-            let granted = self.sessions.get(index).filter(|session| session.dial.is_none());
+            let granted = self.sessions.get(index).filter(|session| session.dial().is_none());
             let Some(channel) = granted.map(|session| &self.channels[session.channel]) else { continue };
             if !self.admission.allows(&channel.verifier.key()) {
                 self.say_bye(index, ByeReason::Closing);
@@ -455,7 +456,7 @@ impl Node {
     /// then those who give. Returns how many; fewer when there are no more.
     pub fn let_go(&mut self, sessions_max: usize) -> usize {
         let room = CONTROL_QUEUE_MAX - self.control.len();
-        let granted = |session: &Session, sender| session.dial.is_none() && session.peer.peer == sender;
+        let granted = |session: &Session, sender| session.dial().is_none() && session.peer.peer == sender;
         let of = |sender| {
             let all = self.sessions.iter();
             all.filter(move |(_, session)| granted(session, sender)).map(|(index, _)| index)
@@ -539,7 +540,7 @@ impl Node {
 
     /// Of these, the ones that others asked for.
     pub fn granted_sessions(&self) -> usize {
-        self.sessions.iter().filter(|(_, session)| session.dial.is_none()).count()
+        self.sessions.iter().filter(|(_, session)| session.dial().is_none()).count()
     }
 
     /// What may leave, and what subscribers are promised, at all nodes of the process.

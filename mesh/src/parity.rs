@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Of all chunks, at most this part is lost.
 const CHUNK_LOSS_MAX: f64 = 1e-6;
 
+/// Of the answers to repair requests, at most this part is to be short over a line that loses in bursts.
+const ANSWER_SHORT_MAX: f64 = 1e-3;
+
 /// What a line loses.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(crate) struct Losses {
@@ -16,6 +19,18 @@ pub(crate) struct Losses {
     pub(crate) share: f64,
     /// The correlation of two losses of one chunk.
     pub(crate) correlation: f64,
+}
+
+impl Losses {
+    /// Losses come in bursts.
+    pub(crate) fn are_in_bursts(&self) -> bool {
+        self.correlation > 0.0
+    }
+
+    /// How many shards more than the `short` that are needed have to be in an answer that a burst may take some of.
+    pub(crate) fn beyond(&self, short: usize) -> usize {
+        if self.are_in_bursts() && short > 0 { parity_within(ANSWER_SHORT_MAX, self, short) } else { 0 }
+    }
 }
 
 /// Parity shards for chunks of up to 4, 8, … 32 data shards, four bits each.
@@ -61,11 +76,12 @@ impl Parity {
 const ROUNDS_MAX: u32 = 20;
 
 /// How probably all rounds of repair fail: each time the request is lost, or its answer. From the second on more is asked for
-/// than is missing ([`crate::window::Chunk::wanted`]), so that one lost shard of the answer is no harm, unless more are lost
-/// together.
+/// than is missing ([`crate::window::Chunk::wanted`]), so that one lost shard of the answer is no harm. Where losses come in
+/// bursts, that is so from the first on, and requests go out in copies: then an answer fails that begins within a burst.
 fn rounds_fail(losses: &Losses, rounds: u32) -> f64 {
-    let first = (2.0 * losses.share).min(1.0);
-    let next = if losses.correlation > 0.0 { first } else { (1.2 * losses.share).min(1.0) };
+    let in_bursts = losses.are_in_bursts();
+    let first = (if in_bursts { 1.0 } else { 2.0 } * losses.share).min(1.0);
+    let next = (if in_bursts { 1.0 } else { 1.2 } * losses.share).min(1.0);
     if rounds == 0 { 1.0 } else { first * next.powi(rounds as i32 - 1) }
 }
 

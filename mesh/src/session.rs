@@ -10,10 +10,12 @@ use codec::{ChannelTag, Sequence, ShardSet};
 
 use crate::allowance::Allowance;
 use crate::arrivals::Arrivals;
+use crate::copies::Answered;
 use crate::limits::{
     REPAIR_CREDIT_MAX, REPAIR_CREDIT_START, REPORT_INTERVAL, RTT_MAX, STEADY_AFTER, WASTED_CHECKS,
 };
 use crate::line::{Line, RoundTrip};
+use crate::losses::{Estimate, Uncounted};
 use crate::striping::Striping;
 use crate::time::{Time, micros};
 use crate::window::{Counted, Settled};
@@ -37,8 +39,8 @@ pub(crate) struct Session {
     /// The `Hello` of the session that this one replaced: come late, it must not replace this one.
     pub(crate) nonce_before: u64,
     pub(crate) begun_at: Time,
-    /// The dial that made it, when this node said `Hello`.
-    pub(crate) dial: Option<usize>,
+    /// See [`Session::dial`]: of sessions there are many.
+    dial: Option<u32>,
     /// The first chunk that the subscribing end is given.
     pub(crate) start: Sequence,
     pub(crate) heard_at: Time,
@@ -71,6 +73,8 @@ pub(crate) struct Subscriber {
     pub(crate) line: Line,
     /// The peer's `settled`.
     pub(crate) settled: Sequence,
+    /// Its numbered requests; not handed over.
+    pub(crate) answered: Answered,
     /// Repair shards it may still ask for, as of `channel_shards`.
     repair_credit: u16,
     channel_shards: u32,
@@ -101,6 +105,10 @@ pub(crate) struct Upstream {
     pub(crate) datagrams: u64,
     /// What became of what it was to give.
     pub(crate) counted: Counted,
+    /// What the line from there loses, as of the last report.
+    pub(crate) estimate: Estimate,
+    /// The last number of a request to it.
+    pub(crate) request: u16,
     pub(crate) striping: Striping,
     /// Shards that were here already when they came from it.
     pub(crate) duplicates: u64,
@@ -141,6 +149,32 @@ impl Session {
             refused_sends: 0,
             echo: (0, now),
             side,
+        }
+    }
+
+    /// The dial that made it, when this node said `Hello`.
+    pub(crate) fn dial(&self) -> Option<usize> {
+        self.dial.map(|dial| dial as usize)
+    }
+
+    /// This dial made it.
+    pub(crate) fn made_by(&mut self, dial: usize) {
+        self.dial = Some(u32::try_from(dial).expect("a node has few dials"));
+    }
+
+    /// The side of a peer that is an upstream: of no other is it asked.
+    pub(crate) fn upstream(&self) -> &Upstream {
+        match &self.side {
+            Side::Upstream(upstream) => upstream,
+            Side::Subscriber(_) => unreachable!("a channel's upstreams are upstreams"),
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn upstream_mut(&mut self) -> &mut Upstream {
+        match &mut self.side {
+            Side::Upstream(upstream) => upstream,
+            Side::Subscriber(_) => unreachable!("a channel's upstreams are upstreams"),
         }
     }
 
@@ -238,6 +272,8 @@ impl Session {
                 report.chunks = counted.chunks as u32;
                 report.expected = counted.expected as u32;
                 report.lost_squares = counted.lost_squares as u32;
+                let mut uncounted = Uncounted::ALL_REPAIRS;
+                upstream.estimate.note(&report, &mut uncounted);
             }
             Side::Subscriber(subscriber) => report.strained = subscriber.line.is_strained(),
         }
@@ -253,6 +289,7 @@ impl Subscriber {
             cost: 0,
             line,
             settled: Sequence(0),
+            answered: Answered::default(),
             repair_credit: REPAIR_CREDIT_START as u16,
             channel_shards: channel_shards as u32,
             data_gone,
@@ -282,6 +319,8 @@ impl Upstream {
             shards_received: 0,
             datagrams: 0,
             counted: Counted::default(),
+            estimate: Estimate::default(),
+            request: 0,
             striping: Striping::new(now),
             duplicates: 0,
             starved_at: now,
@@ -303,6 +342,11 @@ impl Upstream {
     /// Whether another signature from this peer may be checked.
     pub(crate) fn may_check_signature(&mut self, now: Time) -> bool {
         self.wasted_checks.is_left(now, WASTED_CHECKS)
+    }
+
+    /// The number of the next request that is sent in copies.
+    pub(crate) fn next_request(&self) -> u16 {
+        self.request.checked_add(1).unwrap_or(1)
     }
 
     pub(crate) fn note_wasted_check(&mut self) {

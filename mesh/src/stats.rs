@@ -70,6 +70,9 @@ pub enum DropReason {
     /// A `Hello` of this very node.
     #[error("hello of this node itself")]
     Itself,
+    /// A copy of a request that was answered.
+    #[error("copy of a request")]
+    Copy,
     /// An answer to a `Hello` that was not sent, or was answered already.
     #[error("unasked answer")]
     Unasked,
@@ -80,7 +83,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of [`Counters::dropped`].
-    pub const ALL: [DropReason; 19] = [
+    pub const ALL: [DropReason; 20] = [
         DropReason::NotOurs,
         DropReason::MalformedShard,
         DropReason::MalformedControl,
@@ -98,6 +101,7 @@ impl DropReason {
         DropReason::NoSlot,
         DropReason::NotAccepting,
         DropReason::Itself,
+        DropReason::Copy,
         DropReason::Unasked,
         DropReason::QueueFull,
     ];

@@ -130,7 +130,7 @@ impl Stream {
         let subscriber = &self.subscribers[turn];
         let wanted = [Wanted { sequence: self.next, shards: ShardSet::range(5, 6) }].into_iter().collect();
         subscriber.report();
-        subscriber.say(&Control::Repair(Repair { header: subscriber.session, wanted }));
+        subscriber.say(&Control::Repair(Repair { header: subscriber.session, number: 0, wanted }));
         subscriber.expect(1, 1);
         self.next = self.next.next();
     }

@@ -242,6 +242,8 @@ pub struct Wanted {
 pub struct Repair {
     /// The session.
     pub header: SessionHeader,
+    /// The same in each copy of a request, of which one is answered; 0 of a request that is sent once.
+    pub number: u16,
     /// At most 64 chunks.
     pub wanted: ArrayVec<Wanted, REPAIRS_MAX>,
 }

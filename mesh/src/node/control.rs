@@ -53,7 +53,7 @@ impl Node {
         let session = &mut self.sessions[index];
         session.heard_at = now;
         let since_last = session.note_report(now, report);
-        let was_granted = session.dial.is_none();
+        let was_granted = session.dial().is_none();
         match &mut session.side {
             Side::Subscriber(subscriber) => {
                 let seats = &mut self.channels[session.channel].seats;
@@ -108,11 +108,11 @@ impl Node {
             late_by: self.late_by(session.channel),
             skipped: now.since(self.skipped_at) < LINE_STRAINED_AFTER,
         };
-        let Session { channel, dial, side: Side::Subscriber(subscriber), .. } = &mut self.sessions[index]
-        else {
+        let dial = self.sessions[index].dial();
+        let Session { channel, side: Side::Subscriber(subscriber), .. } = &mut self.sessions[index] else {
             return false;
         };
-        let (channel, dial) = (&mut self.channels[*channel], *dial);
+        let channel = &mut self.channels[*channel];
         let Some(verdict) = subscriber.line.note(report, &known) else { return false };
         subscriber.data_gone = channel.data_gone.wrapping_sub(verdict.gone_left);
         let needs = channel.seats.set_verdict(subscriber.seat, &verdict);
@@ -135,7 +135,7 @@ impl Node {
     fn note_strained(&mut self, index: usize, is_strained: bool) {
         let session = &mut self.sessions[index];
         let was_strained = core::mem::replace(&mut session.is_strained, is_strained);
-        if let Some(dial) = session.dial.filter(|_| is_strained && !was_strained) {
+        if let Some(dial) = session.dial().filter(|_| is_strained && !was_strained) {
             self.tell(Event::Strained { dial: DialId(dial) });
         }
     }
@@ -170,7 +170,12 @@ impl Node {
     ) -> Result<(), DropReason> {
         let found = self.session_of(from, &repair.header);
         let index = found.map_err(|reason| self.reset_unknown(from, &repair.header, reason))?;
-        let session = &self.sessions[index];
+        let session = &mut self.sessions[index];
+        if let Side::Subscriber(subscriber) = &mut session.side
+            && !subscriber.answered.is_first(repair.number)
+        {
+            return Err(DropReason::Copy);
+        }
         let channel_index = session.channel;
         let round_trip = session.round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
         for wanted in &repair.wanted {
@@ -216,14 +221,14 @@ impl Node {
 
     /// Ends a session that the other end left. A dial starts over.
     pub(super) fn lose_session(&mut self, now: Time, index: usize, reason: LostReason, nodes: Nodes) {
-        let Session { dial, is_strained, side, .. } = self.end_session(index);
+        let session = self.end_session(index);
         let jitter = self.random.next_u32() as u8;
         // A line that is strained may lose the word about it. Whom this node sends to does not let it go for that.
-        let is_strained = is_strained && matches!(side, Side::Upstream(_));
+        let is_strained = session.is_strained && matches!(session.side, Side::Upstream(_));
         let unknown = LostReason::Bye(ByeReason::UnknownSession);
         let too_thin = LostReason::Bye(ByeReason::LineTooThin);
         let reason = if is_strained && reason == unknown { too_thin } else { reason };
-        if let Some(dial) = dial.filter(|dial| self.dials.contains(*dial)) {
+        if let Some(dial) = session.dial().filter(|dial| self.dials.contains(*dial)) {
             let wait = self.dials[dial].next_wait(jitter);
             let wait = if reason == too_thin { LINE_REST } else { wait };
             self.dials[dial].rest(now.after(wait));

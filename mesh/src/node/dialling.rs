@@ -111,7 +111,7 @@ impl Node {
         }
         let session =
             self.begin_session(now, welcome.session, peer, channel, welcome.nonce, Seating::free(start));
-        self.sessions[session].dial = Some(index);
+        self.sessions[session].made_by(index);
         self.sessions[session].report_at = now.after(REPORT_INTERVAL / 4);
         self.sessions[session].note_round_trip(now.since(greeted_at));
         self.dials[index].state = DialState::Live(session);

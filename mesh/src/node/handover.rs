@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use codec::wire::control::{Sender, SessionId};
 use codec::{ChannelKey, DATAGRAM_BYTES, Sequence, ShardSet};
 
+use rand_chacha::rand_core::Rng;
+
 use crate::allowance::Allowance;
 use crate::arena::SlotRef;
 use crate::cookie::CookieJar;
@@ -65,7 +67,7 @@ impl Node {
         let backlogs: BTreeMap<usize, &Backlog> =
             self.backlogs.iter().map(|backlog| (backlog.session, backlog)).collect();
         let mut peers: BTreeMap<usize, Peers> = BTreeMap::new();
-        for (index, session) in self.sessions.iter().filter(|(_, session)| session.dial.is_none()) {
+        for (index, session) in self.sessions.iter().filter(|(_, session)| session.dial().is_none()) {
             let peers = peers.entry(session.channel).or_default();
             match &session.side {
                 Side::Subscriber(subscriber) => {
@@ -164,7 +166,10 @@ impl Node {
     }
 
     fn resume_publisher(&mut self, now: Time, index: usize, state: &PublisherState) {
-        let side = Side::Upstream(Box::new(Upstream::resume(now, state)));
+        let mut upstream = Upstream::resume(now, state);
+        // The other end knows the last numbers of the node before.
+        upstream.request = self.random.next_u32() as u16;
+        let side = Side::Upstream(Box::new(upstream));
         self.channels[index].arrivals = state.arrivals.clone();
         let tag = self.channels[index].verifier.tag();
         let peer = PeerKey { address: state.session.address, tag, peer: Sender::Upstream };

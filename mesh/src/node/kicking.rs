@@ -86,7 +86,7 @@ impl Node {
             Whom::Peer(peer) => session.peer.address == peer,
             Whom::Channel(key) => self.channels[session.channel].verifier.key() == key,
         };
-        let granted = self.sessions.iter().filter(|(_, session)| session.dial.is_none());
+        let granted = self.sessions.iter().filter(|(_, session)| session.dial().is_none());
         let ending: Vec<usize> =
             granted.filter(|(_, session)| is_meant(session)).map(|(index, _)| index).collect();
         for index in &ending {

@@ -112,7 +112,7 @@ impl Node {
         if matches!(session.side, Side::Upstream(_)) {
             self.divide(session.channel);
         }
-        match session.dial {
+        match session.dial() {
             Some(dial) => self.put_dial_to_rest(dial, index, &session),
             None => self.count_granted(session.peer, -1),
         }

@@ -9,7 +9,7 @@ use slab::Slab;
 use crate::channel::Channel;
 use crate::limits::{DIALS_PER_CHANNEL_MAX, QUIET_MAX, REPAIR_TRIES_PER_WHOM, UPSTREAMS_PER_CHANNEL_MAX};
 use crate::node::Node;
-use crate::session::{Session, Side};
+use crate::session::Session;
 use crate::striping::{Standing, Striping};
 use crate::time::Time;
 use crate::window::Chunk;
@@ -29,18 +29,15 @@ impl Node {
     /// The upstreams that a channel is divided among: those that were dialled. A publisher that came by itself gives all.
     fn members(&self, channel: usize) -> ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX> {
         let upstreams = self.channels[channel].upstreams.iter().copied();
-        upstreams.filter(|session| self.sessions[*session].dial.is_some()).collect()
+        upstreams.filter(|session| self.sessions[*session].dial().is_some()).collect()
     }
 
     fn striping(&self, session: usize) -> &Striping {
-        striping_of(&self.sessions, session)
+        &self.sessions[session].upstream().striping
     }
 
     fn striping_mut(&mut self, session: usize) -> &mut Striping {
-        match &mut self.sessions[session].side {
-            Side::Upstream(upstream) => &mut upstream.striping,
-            Side::Subscriber(_) => unreachable!("a channel's upstreams are upstreams"),
-        }
+        &mut self.sessions[session].upstream_mut().striping
     }
 
     /// Settles who is to give what. As long as one is not good, those who are give everything; whoever is on trial gives what it
@@ -119,11 +116,10 @@ impl Node {
         for chunk in channel.window.unsettled_mut().filter(|chunk| !chunk.is_complete() && !chunk.is_lent()) {
             let (sequence, first_seen, layout) = (chunk.sequence, chunk.first_seen, chunk.layout(usual));
             let held = chunk.body.as_ref().map_or(ShardSet::EMPTY, |body| body.held);
-            let came = |session: usize| striping_of(sessions, session).came_at >= first_seen;
+            let came = |session: usize| sessions[session].upstream().striping.came_at >= first_seen;
             let last_to_come = members.iter().filter(|session| came(**session)).count();
             for &session in members {
-                let Side::Upstream(upstream) = &mut sessions[session].side else { continue };
-                let striping = &mut upstream.striping;
+                let striping = &mut sessions[session].upstream_mut().striping;
                 let is_silent = striping.came_at < first_seen && last_to_come > 0;
                 if !striping.is_failed() && striping.is_to_judge(now, sequence, first_seen) && is_silent {
                     let part = striping.shards(sequence, layout).intersection(layout.data_set());
@@ -154,17 +150,10 @@ impl Node {
     }
 }
 
-fn striping_of(sessions: &Slab<Session>, session: usize) -> &Striping {
-    match &sessions[session].side {
-        Side::Upstream(upstream) => &upstream.striping,
-        Side::Subscriber(_) => unreachable!("a channel's upstreams are upstreams"),
-    }
-}
-
 /// Those of several upstreams whose part nobody else gives: the good ones. Whoever is on trial may be gone still.
 fn relied_on(upstreams: &[usize], sessions: &Slab<Session>) -> ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX> {
     let those = |fits: fn(&Striping) -> bool| {
-        let of = |session: &usize| fits(striping_of(sessions, *session));
+        let of = |session: &usize| fits(&sessions[*session].upstream().striping);
         upstreams.iter().copied().filter(of).collect::<ArrayVec<_, _>>()
     };
     let good = those(|striping| striping.standing == Standing::Good);
@@ -184,7 +173,7 @@ pub(super) fn awaited(
     }
     let age = now.since(chunk.first_seen);
     let relied_on = relied_on(upstreams, sessions);
-    let stripings = relied_on.iter().map(|session| striping_of(sessions, *session));
+    let stripings = relied_on.iter().map(|session| &sessions[*session].upstream().striping);
     let patient = stripings.filter(|striping| age < striping.patience());
     let held = chunk.body.as_ref().map_or(ShardSet::EMPTY, |body| body.held);
     let layout = chunk.layout(usual);

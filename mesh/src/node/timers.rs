@@ -1,23 +1,20 @@
-//! What is due when: dials, reports, repair requests, chunks of the source, leases and windows.
+//! What is due when: dials, reports, chunks of the source, leases and windows.
 
 use core::time::Duration;
 
-use arrayvec::ArrayVec;
-use codec::wire::control::{ByeReason, Control, Nodes, Repair, Wanted};
-use codec::{Sequence, ShardSet};
+use codec::Sequence;
+use codec::wire::control::{ByeReason, Control, Nodes};
 
 use crate::dial::DialState;
 use crate::limits::{
-    LEASE, LOST_TO_REPORT, REPAIR_INTERVAL_MAX, REPAIR_INTERVAL_MIN, REPAIR_TRIES_MAX, REPORT_INTERVAL,
-    REPORT_INTERVAL_ENDING, REPORT_INTERVAL_LOSSY, REPORT_INTERVAL_STEADY, REPORT_INTERVAL_UNANSWERED,
-    SILENCE_MAX, SWEEP_INTERVAL, TICK_INTERVAL, WRITTEN_KEPT,
+    LEASE, LOST_TO_REPORT, REPORT_INTERVAL, REPORT_INTERVAL_ENDING, REPORT_INTERVAL_LOSSY,
+    REPORT_INTERVAL_STEADY, REPORT_INTERVAL_UNANSWERED, SILENCE_MAX, SWEEP_INTERVAL, TICK_INTERVAL,
+    WRITTEN_KEPT,
 };
-use crate::node::striping::{awaited, whom_to_ask};
 use crate::node::{ChannelId, LostReason, Node};
 use crate::session::Side;
 use crate::source::Cut;
 use crate::time::{Time, micros};
-use crate::window::Chunk;
 
 impl Node {
     /// When [`Node::handle_timeout`] wants to be called, if nothing comes in before.
@@ -129,63 +126,16 @@ impl Node {
             let Side::Upstream(upstream) = &session.side else { continue };
             let usual = (2 * upstream.lost_newly_reported).max(LOST_TO_REPORT);
             let is_worth_it = upstream.counted.lost - upstream.lost_reported >= usual;
-            if is_worth_it && session.dial.is_some() {
+            if is_worth_it && session.dial().is_some() {
                 session.report_at = session.report_at.min(upstream.reported_at.after(REPORT_INTERVAL_LOSSY));
             }
-        }
-    }
-
-    fn ask_for_repair(&mut self, now: Time, index: usize) {
-        let channel = &mut self.channels[index];
-        if channel.upstreams.is_empty() {
-            return;
-        }
-        let waits = channel.patience(now);
-        let place = whom_to_ask(now, waits, channel, &self.sessions);
-        let session = channel.upstreams[place];
-        let round_trip = self.sessions[session].round_trip;
-        let mean = round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
-        let patience = round_trip.map_or(REPAIR_INTERVAL_MIN, |round_trip| round_trip.timeout());
-        let patience = patience.max(REPAIR_INTERVAL_MIN);
-        let still_waits = |chunk: &Chunk, time: Duration| now.since(chunk.first_seen) + time < waits;
-        channel.window.set_round_trip(mean);
-        let alone = channel.upstreams.len() == 1;
-        let again_at = now.after(if alone { patience } else { patience.min(REPAIR_INTERVAL_MAX) });
-        let usual = channel.window.usual_layout();
-        let (upstreams, sessions) = (&channel.upstreams, &self.sessions);
-        let due = channel
-            .window
-            .unsettled_mut()
-            .filter(|chunk| chunk.ask_at <= now && chunk.asks < REPAIR_TRIES_MAX && !chunk.is_complete())
-            .filter(|chunk| still_waits(chunk, mean));
-        let mut wanted: ArrayVec<Wanted, { codec::wire::control::REPAIRS_MAX }> = ArrayVec::new();
-        for chunk in due {
-            let awaited = awaited(now, chunk, usual, upstreams, sessions);
-            let shards = chunk.wanted(awaited, !still_waits(chunk, patience + mean));
-            if !shards.is_empty() {
-                chunk.asked_of = Some(place as u8);
-                chunk.was_asked(shards, now.after(mean * 7 / 8), again_at);
-                wanted.push(Wanted { sequence: chunk.sequence, shards });
-            }
-            if wanted.is_full() {
-                break;
-            }
-        }
-        let room = wanted.remaining_capacity();
-        let rumoured = channel.window.rumoured(now, again_at, room);
-        wanted.extend(rumoured.map(|sequence| Wanted { sequence, shards: ShardSet::ALL }));
-        if !wanted.is_empty() {
-            channel.asks = channel.asks.wrapping_add(1);
-            let session = &self.sessions[session];
-            let (to, repair) = (session.peer.address, Repair { header: session.header(), wanted });
-            let _ = self.queue_control(to, Control::Repair(repair));
         }
     }
 
     /// Ends what has run out: leases, windows, channels nobody has to do with.
     fn sweep(&mut self, now: Time) {
         for index in 0..self.sessions.capacity() {
-            let granted = self.sessions.get(index).filter(|session| session.dial.is_none());
+            let granted = self.sessions.get(index).filter(|session| session.dial().is_none());
             if granted.is_some_and(|session| now.since(session.heard_at) > LEASE) {
                 self.counters.leases_expired += 1;
                 self.end_session(index);

@@ -67,7 +67,7 @@ impl Node {
             Some(UpstreamSummary {
                 key: channel.verifier.key(),
                 address: session.peer.address,
-                is_dialled: session.dial.is_some(),
+                is_dialled: session.dial().is_some(),
                 age: session.heard_at.since(session.begun_at),
                 rtt: session.round_trip.map(|round_trip| round_trip.mean()),
                 delay_us: upstream.arrivals.last,
@@ -102,7 +102,7 @@ impl Node {
     /// Says so when a session of a dial has brought nothing for long, nor any other of the channel.
     pub(super) fn tell_if_starved(&mut self, now: Time, index: usize) {
         let session = &mut self.sessions[index];
-        let (Side::Upstream(upstream), Some(dial)) = (&mut session.side, session.dial) else { return };
+        let (Some(dial), Side::Upstream(upstream)) = (session.dial(), &mut session.side) else { return };
         let since = upstream.starved_at.max(self.channels[session.channel].fresh_at);
         if now.since(since) > STARVED_MAX {
             upstream.starved_at = now;

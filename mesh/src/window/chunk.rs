@@ -7,6 +7,8 @@ use derive_more::AddAssign;
 use serde::{Deserialize, Serialize};
 
 use crate::arena::{Arena, SlotRef};
+use crate::copies::Copies;
+use crate::parity::Losses;
 use crate::time::Time;
 
 /// A chunk's verified content, as far as it is here.
@@ -110,6 +112,8 @@ pub(crate) struct Chunk {
     /// The place among the channel's upstreams of the one that was asked last.
     pub(crate) asked_of: Option<u8>,
     pub(super) asked: ShardSet,
+    /// The latest request for it goes out several times.
+    pub(crate) copies: Option<Copies>,
     /// What of it an earlier node in this one's place had sent on when it handed over.
     pub(super) fanned: ShardSet,
     /// No answer can come before.
@@ -139,6 +143,7 @@ impl Chunk {
             asks: 0,
             asked_of: None,
             asked: ShardSet::EMPTY,
+            copies: None,
             fanned: ShardSet::EMPTY,
             answer_at: Time::default(),
             arrived_at: first_seen,
@@ -163,15 +168,17 @@ impl Chunk {
     }
 
     /// What to ask for: data first, and no more than makes the chunk decodable; a few more, some of which may be lost again,
-    /// when it was asked for before or there is no time to ask again. Nothing for what may still come by itself (`awaited`).
-    pub(crate) fn wanted(&self, awaited: ShardSet, is_last_chance: bool) -> ShardSet {
+    /// when it was asked for before, or there is no time to ask again, or the line loses in bursts. Nothing for what may still
+    /// come by itself (`awaited`).
+    pub(crate) fn wanted(&self, awaited: ShardSet, is_last_chance: bool, losses: &Losses) -> ShardSet {
         let Some(body) = &self.body else {
             return if awaited.is_empty() { ShardSet::ALL } else { ShardSet::EMPTY };
         };
         let layout = body.identity.header.layout();
         let short = layout.data_shards().saturating_sub(body.held.union(awaited).len());
         let is_repeated = short > 0 && (is_last_chance || self.asks > 0);
-        let short = if is_repeated { short + 1 + short / 4 } else { short };
+        let more = if is_repeated { 1 + short / 4 } else { 0 };
+        let short = short + more.max(losses.beyond(short));
         let missing = layout.all_shards().minus(body.held).minus(awaited);
         if body.inconsistent { body.data_missing() } else { missing.lowest(short) }
     }
@@ -199,6 +206,9 @@ impl Chunk {
             true => Arrival::Answer,
             false => Arrival::InTime,
         };
+        if arrival == Arrival::Answer {
+            self.copies = None;
+        }
         if let Some(body) = &mut self.body {
             body.held.insert(shard);
             if arrival == Arrival::Answer {

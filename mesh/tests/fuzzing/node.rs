@@ -164,7 +164,7 @@ impl World {
             sequence: Sequence(edge.saturating_add_signed(i64::from(*ahead)).max(1)),
             shards: ShardSet::from_bits(shards | 1),
         });
-        let repair = Repair { header, wanted: wanted.collect() };
+        let repair = Repair { header, number: 0, wanted: wanted.collect() };
         self.tell(host, by, &Control::Repair(repair).encode());
     }
 

@@ -190,7 +190,7 @@ impl Channel {
     /// A subscriber asks for shards again.
     pub(crate) fn ask(&self, crowd: &mut Crowd, subscriber: u32, sequence: Sequence, shards: ShardSet) {
         let wanted = [Wanted { sequence, shards }].into_iter().collect();
-        let repair = Repair { header: self.subscribers[subscriber as usize - 1], wanted };
+        let repair = Repair { header: self.subscribers[subscriber as usize - 1], number: 0, wanted };
         crowd.take(address(self.number, subscriber), &Control::Repair(repair).encode());
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use codec::DATAGRAM_BYTES;
 use mesh::Time;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -13,7 +12,8 @@ pub(crate) enum Losses {
     None,
     /// Each datagram by itself.
     Uniform(f64),
-    /// The mean share, in runs of this mean length (Gilbert 1960, with a bad state that loses all).
+    /// The mean share, in runs of this mean length (Gilbert 1960, with a bad state that loses all): of what is sent seldom, as
+    /// requests are, a run takes a long time.
     Bursts {
         share: f64,
         length: f64,
@@ -83,19 +83,17 @@ impl Link {
             self.free_at = self.free_at.max(now).after(takes);
             at = self.free_at;
         }
-        if self.loses(ip_bytes) {
+        if self.loses() {
             return None;
         }
         let jitter = self.config.jitter.mul_f64(self.draw());
         Some(at.after(self.config.delay + jitter))
     }
 
-    fn loses(&mut self, ip_bytes: usize) -> bool {
+    fn loses(&mut self) -> bool {
         match self.config.losses {
             Losses::None => false,
             Losses::Uniform(share) => self.draw() < share,
-            // Bursts are of time: of control datagrams, of which there are few, one ends before the next comes.
-            Losses::Bursts { share, .. } if ip_bytes < DATAGRAM_BYTES => self.draw() < share,
             Losses::Bursts { share, length } => {
                 let (ends, begins) = (1.0 / length, share / (1.0 - share) / length);
                 let turn = self.draw();

@@ -259,7 +259,7 @@ fn a_subscriber_cannot_renew_its_repair_credit_by_saying_hello_again() {
         let Some((_, Control::Welcome(welcome))) = parse(&sent).pop() else { panic!() };
         let header = SessionHeader { sender: Sender::Subscriber, tag: key().tag(), session: welcome.session };
         let wanted = (1..65).map(|back| Wanted { sequence: Sequence(edge - back), shards: ShardSet::ALL });
-        let repair = Control::Repair(Repair { header, wanted: wanted.collect() }).encode();
+        let repair = Control::Repair(Repair { header, number: 0, wanted: wanted.collect() }).encode();
         sent_in += repair.len();
         net.inject(relay, from, &repair);
         sent_out += net.take_sent(relay).iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
@@ -345,7 +345,11 @@ fn a_repair_of_what_is_held_restores_nothing() {
     let wanted = (1..17)
         .map(|back| Wanted { sequence: Sequence(welcome.edge.0 - back), shards: ShardSet::ALL })
         .collect();
-    net.inject(relay, address(0x999), &Control::Repair(Repair { header: session, wanted }).encode());
+    net.inject(
+        relay,
+        address(0x999),
+        &Control::Repair(Repair { header: session, number: 0, wanted }).encode(),
+    );
     let sent = net.take_sent(relay);
     assert!(sent.iter().all(|(_, bytes)| {
         let shard = ShardView::parse(bytes).unwrap();

@@ -200,7 +200,7 @@ fn repairs_of(net: &mut Net, relay: usize, session: SessionId) -> u64 {
     let header = SessionHeader { sender: Sender::Subscriber, tag: key().tag(), session };
     let mut wanted = arrayvec::ArrayVec::new();
     (0..40).for_each(|back| wanted.push(Wanted { sequence: Sequence(edge.0 - back), shards: ShardSet::ALL }));
-    net.inject(relay, address(999), &Control::Repair(Repair { header, wanted }).encode());
+    net.inject(relay, address(999), &Control::Repair(Repair { header, number: 0, wanted }).encode());
     net.take_sent(relay);
     net.node(relay).counters().repairs_sent - before
 }

@@ -429,7 +429,7 @@ fn a_lease_that_is_not_renewed_ends() {
     assert_eq!(net.node(relay).counters().leases_expired, 1);
     assert_eq!(net.node(relay).sessions(), 1, "the publisher's is renewed");
     let wanted = [Wanted { sequence: Sequence(1), shards: ShardSet::ALL }].into_iter().collect();
-    let repair = Control::Repair(Repair { header, wanted }).encode();
+    let repair = Control::Repair(Repair { header, number: 0, wanted }).encode();
     let verdict = net.inject(relay, address(viewer), &repair);
     assert_eq!(verdict, Verdict::Dropped(DropReason::UnknownSession));
 }
@@ -444,12 +444,34 @@ fn repair_is_answered_within_credit_and_only_for_what_is_held() {
     let mut sent = 0;
     for _ in 0..200 {
         let wanted = (0..64).map(|back| Wanted { sequence: Sequence(edge - back), shards: ShardSet::ALL });
-        let repair = Control::Repair(Repair { header, wanted: wanted.collect() }).encode();
+        let repair = Control::Repair(Repair { header, number: 0, wanted: wanted.collect() }).encode();
         assert_eq!(net.inject(relay, address(viewer), &repair), Verdict::Kept);
         sent += net.take_sent(relay).len();
     }
     assert!(sent > 0 && sent <= mesh::limits::REPAIR_CREDIT_MAX as usize, "{sent} shards");
     assert!(net.node(relay).counters().repairs_refused > 0);
+}
+
+#[test]
+fn of_the_copies_of_a_request_the_first_is_answered() {
+    let (mut net, relay, _, _, viewer) = running();
+    let header = session_header(&mut net, viewer);
+    net.take_sent(relay);
+    let edge = edge(&net, relay);
+    let mut ask = |number: u16, back: u64| {
+        let wanted =
+            [Wanted { sequence: Sequence(edge - back), shards: ShardSet::ALL }].into_iter().collect();
+        let repair = Control::Repair(Repair { header, number, wanted }).encode();
+        let verdict = net.inject(relay, address(viewer), &repair);
+        (verdict, net.take_sent(relay).len())
+    };
+    let (verdict, shards) = ask(7, 1);
+    assert!(verdict == Verdict::Kept && shards > 0);
+    let copy = (Verdict::Dropped(DropReason::Copy), 0);
+    assert_eq!((ask(7, 1), ask(7, 2)), (copy, copy));
+    // The next request is another, whatever it asks for, and so is one without a number.
+    assert_eq!((ask(8, 1), ask(7, 1)), ((Verdict::Kept, shards), copy));
+    assert_eq!((ask(0, 1), ask(0, 1)), ((Verdict::Kept, shards), (Verdict::Kept, shards)));
 }
 
 #[test]

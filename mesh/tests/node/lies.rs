@@ -35,7 +35,7 @@ fn listen_to(mut lie: impl FnMut(&mut Report)) -> Sent {
         net.inject(relay, address(liar), &Control::Report(report).encode());
         let newest = edge(&net, relay);
         let wanted = (0..64).map(|back| Wanted { sequence: Sequence(newest - back), shards: ShardSet::ALL });
-        let repair = Control::Repair(Repair { header, wanted: wanted.collect() });
+        let repair = Control::Repair(Repair { header, number: 0, wanted: wanted.collect() });
         net.inject(relay, address(liar), &repair.encode());
     }
     let recorded = net.recorded.take().unwrap_or_default();

@@ -101,7 +101,7 @@ impl Fields<'_> {
                 shards: ShardSet::from_bits(u64_at(entry, 8)),
             })
             .collect();
-        Ok(Repair { header, wanted })
+        Ok(Repair { header, number: u16_at(self.bytes, 6), wanted })
     }
 
     pub(super) fn bye(&self) -> Result<Bye, ControlError> {

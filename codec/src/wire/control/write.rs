@@ -84,6 +84,7 @@ impl Report {
 impl Repair {
     pub(super) fn encode(&self) -> ControlBytes {
         let mut out = start_session(kind::REPAIR, &self.header);
+        out[6..8].copy_from_slice(&self.number.to_be_bytes());
         for wanted in &self.wanted {
             put(&mut out, &wanted.sequence.0.to_be_bytes());
             put(&mut out, &wanted.shards.bits().to_be_bytes());
