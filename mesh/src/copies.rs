@@ -40,12 +40,13 @@ impl Copies {
 }
 
 /// Which of a subscriber's numbered requests came: a window that slides over their numbers, as against replay in RFC 4303
-/// §3.4.3. What is too old for it is taken for new, so that whoever begins again is answered.
+/// §3.4.3. What is too old for it is taken for new, so that whoever begins again is answered. Of requests there are a few for each
+/// round trip.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Answered {
     newest: u16,
     /// Bit i stands for the number `newest` − i.
-    came: u32,
+    came: u16,
 }
 
 impl Answered {
@@ -55,7 +56,7 @@ impl Answered {
             return true;
         }
         let behind = u32::from(self.newest.wrapping_sub(number));
-        if behind < u32::BITS {
+        if behind < u16::BITS {
             let is_first = self.came & 1 << behind == 0;
             self.came |= 1 << behind;
             return is_first;

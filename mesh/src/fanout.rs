@@ -39,6 +39,12 @@ impl Seat {
         Seat { to, parity, parity_late: parity, slack_ms, spare_ms: slack_ms, stripes: Stripes::ALL }
     }
 
+    /// The shards of a chunk that it is sent without asking, at most, if it takes all from here.
+    pub(crate) fn unasked(&self, layout: SlotLayout) -> ShardSet {
+        let (data, parity) = (layout.data_shards(), layout.parity_shards());
+        ShardSet::range(0, data + self.parity.max(self.parity_late).of(data, parity))
+    }
+
     fn needs(&self) -> Needs {
         let parity = self.parity.max(self.parity_late);
         Needs { parity, slack_ms: self.slack_ms, spare_ms: self.spare_ms }

@@ -73,6 +73,8 @@ pub(crate) struct Subscriber {
     pub(crate) line: Line,
     /// The peer's `settled`.
     pub(crate) settled: Sequence,
+    /// It has, or had, other upstreams too: what of a chunk was sent to it cannot be told from what was to others.
+    pub(crate) has_others: bool,
     /// Its numbered requests; not handed over.
     pub(crate) answered: Answered,
     /// Repair shards it may still ask for, as of `channel_shards`.
@@ -289,6 +291,7 @@ impl Subscriber {
             cost: 0,
             line,
             settled: Sequence(0),
+            has_others: false,
             answered: Answered::default(),
             repair_credit: REPAIR_CREDIT_START as u16,
             channel_shards: channel_shards as u32,

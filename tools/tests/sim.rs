@@ -11,13 +11,17 @@ const FIXED: (u64, u64) = (1, 12);
 const FRESH: u64 = 8;
 
 /// Seeds that found something once, and what.
-const REGRESSIONS: [(u64, &str); 7] = [
+const REGRESSIONS: [(u64, &str); 8] = [
     (10_035, "whoever took a part of each chunk was let in for that part, and let go for the whole"),
     (10_082, "a relay's successor sent at once what its predecessor had sent at once"),
     (10_104, "a line on which nothing was sent any more stayed strained"),
     (50_250, "after a restart a relay near its cap let the newest go, for they caught up"),
     (60_030, "the one that was gone was asked for a chunk again and again, not the other"),
     (60_422, "under a cap parity took the room of data, and what was late for that called for more parity"),
+    (
+        1_334_429_365,
+        "what others had just been sent was not sent to who had taken half of it and asked for the rest",
+    ),
     (1_334_428_518, "a copy of its own Hello, sent by somebody else, kept a relay from its upstream"),
 ];
 

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 
 use codec::wire::control::{Bye, ByeReason, Control, Nodes, Repair, Report, Sender, SessionHeader};
-use codec::{Sequence, ShardSet};
+use codec::{Sequence, ShardSet, Stripes};
 
 use rand_chacha::rand_core::Rng;
 
@@ -60,6 +60,7 @@ impl Node {
                 let before = seats.seat(subscriber.seat);
                 if let Some(since_last) = since_last {
                     seats.set_stripes(subscriber.seat, report.stripes);
+                    subscriber.has_others |= report.stripes != Stripes::ALL;
                     if self.note_line(now, since_last, before, index, report) {
                         return Ok(());
                     }
@@ -180,7 +181,7 @@ impl Node {
         let round_trip = session.round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean());
         for wanted in &repair.wanted {
             let channel = &mut self.channels[channel_index];
-            let fanned = channel.shards_fanned;
+            let (fanned, seats) = (channel.shards_fanned, &channel.seats);
             let Some(body) = channel.window.body_mut(wanted.sequence) else {
                 self.counters.repairs_refused += 1;
                 continue;
@@ -191,7 +192,9 @@ impl Node {
             };
             // What was sent less than a round trip ago was still on its way when it was asked for.
             let (sent, sent_at) = body.fanned_last;
-            let on_its_way = if now.since(sent_at) < round_trip { sent } else { ShardSet::EMPTY };
+            let is_on_its_way = now.since(sent_at) < round_trip && !subscriber.has_others;
+            let unasked = seats.seat(subscriber.seat).unasked(layout);
+            let on_its_way = if is_on_its_way { sent.intersection(unasked) } else { ShardSet::EMPTY };
             let asked = wanted.shards.intersection(layout.all_shards());
             let enough = asked.len().min(layout.data_shards());
             let enough = enough.saturating_sub(asked.intersection(on_its_way).len());

@@ -1,7 +1,7 @@
 //! A session as it goes to the node that takes this one's place.
 
-use codec::Sequence;
 use codec::wire::control::SessionId;
+use codec::{Sequence, Stripes};
 
 use super::{PeerKey, Session, Side, Subscriber, Upstream};
 use crate::fanout::Seat;
@@ -66,6 +66,7 @@ impl Subscriber {
             settled: Sequence(state.settled),
             repair_credit: state.repair_credit.min(REPAIR_CREDIT_MAX) as u16,
             channel_shards: state.channel_shards,
+            has_others: state.stripes().is_none_or(|stripes| stripes != Stripes::ALL),
             ..Subscriber::new(seat, 0, 0, state.line.clone())
         }
     }

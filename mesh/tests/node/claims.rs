@@ -7,7 +7,9 @@ use codec::wire::control::{
     Bye, ByeReason, Challenge, Control, Hello, Repair, Report, Role, Sender, SessionHeader, SessionId,
     Wanted, Welcome,
 };
-use codec::{ChunkHeader, DATAGRAM_BYTES, Fec, Sequence, ShardSet, ShardView, SlotLayout, seal_chunk};
+use codec::{
+    ChunkHeader, DATAGRAM_BYTES, Fec, Sequence, ShardSet, ShardView, SlotLayout, Stripes, seal_chunk,
+};
 use mesh::{DropReason, Event, Verdict};
 
 use crate::lab::{CLEAN, Net, address, edge_config, key, relay_config, secret};
@@ -21,11 +23,19 @@ fn report(header: SessionHeader, highest: u64) -> Vec<u8> {
 }
 
 fn chunk_with(sequence: u64, fill: u8, change: impl Fn(&mut ChunkHeader)) -> Vec<Vec<u8>> {
-    let layout = SlotLayout::new(1, 0).unwrap();
-    let mut header = ChunkHeader::new(key().tag(), Sequence(sequence), layout, 1_000).unwrap();
+    chunk_of(SlotLayout::new(1, 0).unwrap(), sequence, &[fill; 1_000], change)
+}
+
+fn chunk_of(
+    layout: SlotLayout,
+    sequence: u64,
+    payload: &[u8],
+    change: impl Fn(&mut ChunkHeader),
+) -> Vec<Vec<u8>> {
+    let mut header = ChunkHeader::new(key().tag(), Sequence(sequence), layout, payload.len()).unwrap();
     change(&mut header);
     let mut slot = vec![0; layout.slot_bytes()];
-    seal_chunk(&mut slot, &header, [&[fill; 1_000][..]], &secret(), &mut Fec::new());
+    seal_chunk(&mut slot, &header, [payload], &secret(), &mut Fec::new());
     slot.chunks(DATAGRAM_BYTES).map(<[u8]>::to_vec).collect()
 }
 
@@ -356,6 +366,51 @@ fn a_repair_of_what_is_held_restores_nothing() {
         shard.index() < shard.header().layout().data_shards()
     }));
     assert_eq!(net.node(relay).counters().chunks_restored, before);
+}
+
+/// The shards that go to `to`.
+fn shards_to(net: &mut Net, relay: usize, to: SocketAddr) -> ShardSet {
+    let mut shards = ShardSet::EMPTY;
+    let sent = net.take_sent(relay);
+    let of_it = sent.iter().filter(|(address, _)| *address == to);
+    of_it
+        .filter_map(|(_, bytes)| ShardView::parse(bytes).ok())
+        .for_each(|shard| shards.insert(shard.index()));
+    shards
+}
+
+#[test]
+fn what_others_were_sent_is_not_on_its_way_to_who_takes_half_of_each_chunk() {
+    let mut net = Net::new(203, CLEAN);
+    let relay = net.add(relay_config());
+    let (publisher, channel) = net.publisher(relay);
+    net.run(Duration::from_millis(100));
+    net.stream(publisher, channel, 2, RATE);
+    let (half, whole) = (address(0x998), address(0x999));
+    let mut next = net.node(relay).channels().next().unwrap().edge.0;
+    for (nonce, (from, stripes)) in
+        [(half, Stripes::one(0, 2)), (whole, Stripes::ALL)].into_iter().enumerate()
+    {
+        let (header, _) = subscribe(&mut net, relay, from, nonce as u64 + 1);
+        // A round trip of 300 ms.
+        let echo_us = net.now.0 - 300_000;
+        let report = Report { stripes, stamp_us: 1, echo_us, ..Report::new(header) };
+        net.inject(relay, from, &Control::Report(report).encode());
+        net.take_sent(relay);
+        next += 1;
+        let layout = SlotLayout::new(4, 0).unwrap();
+        for shard in chunk_of(layout, next, &[7; 4_000], |_| {}) {
+            net.inject(relay, address(publisher), &shard);
+        }
+        let sent = shards_to(&mut net, relay, from);
+        assert_eq!(sent, stripes.shards(Sequence(next), layout));
+        let wanted = [Wanted { sequence: Sequence(next), shards: ShardSet::ALL }].into_iter().collect();
+        let repair = Control::Repair(Repair { header, number: 0, wanted }).encode();
+        net.inject(relay, from, &repair);
+        let answer = shards_to(&mut net, relay, from);
+        let expected = if from == half { layout.all_shards() } else { ShardSet::EMPTY };
+        assert_eq!(answer, expected, "{stripes:?}");
+    }
 }
 
 #[test]
