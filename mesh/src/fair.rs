@@ -84,6 +84,17 @@ impl<T> FairQueue<T> {
         line.length += 1;
     }
 
+    /// The items of a channel, oldest first.
+    pub(crate) fn of(&self, channel: usize) -> impl Iterator<Item = &T> {
+        let mut left = self.lines.get(channel).copied().unwrap_or_default();
+        core::iter::from_fn(move || {
+            left.length = left.length.checked_sub(1)?;
+            let item = &self.items[left.first];
+            left.first = item.next;
+            Some(&item.item)
+        })
+    }
+
     /// The item that a channel added last.
     pub(crate) fn last_mut(&mut self, channel: usize) -> Option<&mut T> {
         let line = self.lines.get(channel).filter(|line| line.length > 0)?;

@@ -221,6 +221,12 @@ impl Fanout {
         self.jobs.is_empty()
     }
 
+    /// The shards in `slot` that are still to be sent to this seat, among the trains that leave next.
+    pub(crate) fn waiting_for(&self, channel: usize, slot: SlotRef, place: u32, seat: &Seat) -> ShardSet {
+        let jobs = self.jobs.of(channel).take(WAITING_LOOKED_AT).filter(|job| job.slot == slot);
+        jobs.fold(ShardSet::EMPTY, |shards, job| shards.union(job.rest_of(place as usize, seat)))
+    }
+
     /// Adds a run of shards, to go to everybody in `seats`. It lengthens the channel's last train where it continues it and
     /// that has not left yet. A channel that has no room skips its own oldest train.
     pub(crate) fn add(
@@ -361,6 +367,21 @@ impl Job {
         None
     }
 
+    /// What a seat, wherever the cursor is, is still to be sent.
+    fn rest_of(&self, place: usize, seat: &Seat) -> ShardSet {
+        if place >= self.seats {
+            return ShardSet::EMPTY;
+        }
+        let passed = self.seats - self.left;
+        let from = match (place + self.seats - self.start) % self.seats {
+            turn if turn < passed => return ShardSet::EMPTY,
+            turn if turn == passed => self.from,
+            _ => self.first,
+        };
+        let end = self.layout.data_shards() + self.parity_for(seat);
+        Job { from, ..*self }.rest_for(seat, end)
+    }
+
     /// What the seat at the cursor is still to be sent, of the shards below `end`.
     fn rest_for(&self, seat: &Seat, end: usize) -> ShardSet {
         let rest = ShardSet::range(self.from, self.end.min(end));
@@ -375,6 +396,10 @@ impl Job {
         parity.of(self.layout.data_shards(), self.layout.parity_shards())
     }
 }
+
+/// So many trains of a channel are looked at for what is on its way: two or three chunks, cut short under a cap. Of the rest
+/// nobody has asked for anything yet.
+const WAITING_LOOKED_AT: usize = 128;
 
 /// The earlier of two moments, of those that there are.
 pub(crate) fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
@@ -470,14 +495,23 @@ mod tests {
         let (mut fanout, mut counters, mut out) = (Fanout::new(), Counters::default(), Outbox::new(1));
         fanout.add(Time(0), 0, &mut seats, run(slot, layout, 0..12), &mut counters);
         let mut trains: HashMap<u16, Vec<usize>> = HashMap::new();
+        let waiting =
+            |fanout: &Fanout| [0, 1, 2].map(|place| fanout.waiting_for(0, slot, place, &seats.seat(place)));
+        let at_first = waiting(&fanout);
+        assert_eq!(at_first.map(|shards| shards.len()), [6, 6, 8]);
+        let mut sent = [ShardSet::EMPTY; 3];
         while !fanout.is_empty() {
             out.clear();
             let audience = |_| Some(Audience { seats: &seats, budget: None, without_parity: false });
             fanout.send(Time(0), audience, &arena, &mut out, &mut counters);
             for transmit in out.transmits() {
-                let Payload::Train { count, .. } = transmit.payload else { panic!("a train") };
+                let Payload::Train { first, count, .. } = transmit.payload else { panic!("a train") };
+                let (first, place) = (usize::from(first), usize::from(transmit.to.port()) - 1);
+                sent[place] = sent[place].union(ShardSet::range(first, first + usize::from(count)));
                 trains.entry(transmit.to.port()).or_default().push(usize::from(count));
             }
+            let left = waiting(&fanout);
+            (0..3).for_each(|place| assert_eq!(left[place], at_first[place].minus(sent[place])));
         }
         // Four data shards as one train and two of the parity; all data as one.
         assert_eq!((&trains[&1], &trains[&2]), (&vec![4, 1, 1], &vec![4, 1, 1]));

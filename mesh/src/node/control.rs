@@ -190,11 +190,14 @@ impl Node {
             let Side::Subscriber(subscriber) = &mut self.sessions[index].side else {
                 return Err(DropReason::WrongSession);
             };
-            // What was sent less than a round trip ago was still on its way when it was asked for.
+            // What was sent less than a round trip ago was still on its way when it was asked for; what waits to be sent will be.
             let (sent, sent_at) = body.fanned_last;
             let is_on_its_way = now.since(sent_at) < round_trip && !subscriber.has_others;
-            let unasked = seats.seat(subscriber.seat).unasked(layout);
-            let on_its_way = if is_on_its_way { sent.intersection(unasked) } else { ShardSet::EMPTY };
+            let seat = seats.seat(subscriber.seat);
+            let under_way =
+                if is_on_its_way { sent.intersection(seat.unasked(layout)) } else { ShardSet::EMPTY };
+            let waiting = self.fanout.waiting_for(channel_index, body.slot, subscriber.seat, &seat);
+            let on_its_way = under_way.union(waiting);
             let asked = wanted.shards.intersection(layout.all_shards());
             let enough = asked.len().min(layout.data_shards());
             let enough = enough.saturating_sub(asked.intersection(on_its_way).len());
