@@ -190,6 +190,11 @@ impl Session {
         }
     }
 
+    /// Whether the peer has sent a report.
+    pub(crate) fn has_reported(&self) -> bool {
+        self.echo.0 != 0
+    }
+
     /// Whether the channel has been coming for a while, and nothing of it was lost since the report before the last.
     pub(crate) fn is_steady(&self, now: Time) -> bool {
         let Side::Upstream(upstream) = &self.side else { return false };

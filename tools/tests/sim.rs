@@ -18,10 +18,9 @@ const REGRESSIONS: [(u64, &str); 10] = [
     (50_250, "after a restart a relay near its cap let the newest go, for they caught up"),
     (60_030, "the one that was gone was asked for a chunk again and again, not the other"),
     (60_422, "under a cap parity took the room of data, and what was late for that called for more parity"),
-    (
-        1_334_429_365,
-        "what others had just been sent was not sent to who had taken half of it and asked for the rest",
-    ),
+    (2_875_928_868, "under a cap, what waited to be sent was asked for, and sent twice"),
+    (2_875_928_948, "the same, of other chunks"),
+    (1_334_429_365, "what others had just been sent was kept from who had taken half of it"),
     (1_334_428_518, "a copy of its own Hello, sent by somebody else, kept a relay from its upstream"),
 ];
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use codec::wire::control::{
     Challenge, Control, Hello, Nodes, Refuse, RefuseReason, Role, Sender, SessionId, Welcome,
 };
-use codec::{ChannelVerifier, InvalidKey};
+use codec::{ChannelVerifier, InvalidKey, Sequence};
 use rand_chacha::rand_core::Rng;
 
 use crate::allowance::{Allowance, Rate};
@@ -14,7 +14,7 @@ use crate::limits::{
     CONTROL_QUEUE_MAX, GRANTS_PER_SECOND, HELLO_CHECKS, LEASE, PUBLISHERS_PER_CHANNEL_MAX, REFUSED_WAIT,
 };
 use crate::node::{AddressUse, Admission, Node};
-use crate::session::{PeerKey, address_class};
+use crate::session::{PeerKey, Side, address_class};
 use crate::stats::DropReason;
 use crate::time::Time;
 
@@ -47,7 +47,11 @@ impl Node {
         let peer = PeerKey { address: from, tag: hello.key.tag(), peer: sender };
         let held = self.sessions_by_peer.get(&peer).copied();
         let granted = match held.map(|index| &self.sessions[index]) {
-            Some(session) if session.nonce == hello.nonce => Ok(held.expect("just found")),
+            Some(session) if session.nonce == hello.nonce => {
+                let index = held.expect("just found");
+                self.begin_backlog_again(now, index);
+                Ok(index)
+            }
             // Overtaken by the `Hello` that came after it.
             Some(session) if session.nonce_before == hello.nonce => return Err(DropReason::Unasked),
             _ if hello.role == Role::Publish && !self.hello_checks.take(now, HELLO_CHECKS) => {
@@ -109,6 +113,22 @@ impl Node {
         }
         self.counters.sessions_granted += 1;
         Ok(session)
+    }
+
+    /// A subscriber that has not reported says its `Hello` again: the `Welcome` was lost, and what of its backlog was sent meanwhile
+    /// came from nobody that it knew. It costs what a grant does. Under a cap it asks for repair instead.
+    fn begin_backlog_again(&mut self, now: Time, index: usize) {
+        let session = &self.sessions[index];
+        let channel = &self.channels[session.channel];
+        let (start, id, through) = (session.start, session.id, channel.window.edge());
+        let is_owed = matches!(session.side, Side::Subscriber(_)) && start != Sequence(0) && start <= through;
+        let is_capped = self.cap.is_some() || channel.cap().is_some();
+        let address = session.peer.address;
+        if !is_owed || is_capped || session.has_reported() || self.spend_grant(now, address).is_err() {
+            return;
+        }
+        self.backlogs.retain(|backlog| backlog.id != id);
+        self.owe(now, index, id, start..=through, 0);
     }
 
     /// Each grant may cost a backlog: an address gets as many as it may hold sessions, and more as time passes.

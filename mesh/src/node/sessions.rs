@@ -1,5 +1,6 @@
 //! Sessions begin and end, whichever side said `Hello`.
 
+use core::ops::RangeInclusive;
 use std::net::SocketAddr;
 
 use codec::wire::control::{Sender, SessionId};
@@ -50,33 +51,20 @@ impl Node {
         let channel = &mut self.channels[channel_index];
         let entry = self.sessions.vacant_entry();
         let index = entry.key();
-        let mut start = Sequence(0);
+        let (mut start, mut has_backlog) = (Sequence(0), false);
+        let through = channel.window.edge();
         let side = match peer.peer {
             Sender::Upstream => {
                 channel.upstreams.push(index);
                 Side::Upstream(Box::new(Upstream::new(now)))
             }
             Sender::Subscriber => {
-                let through = channel.window.edge();
                 start = channel.start_for(seating.from);
                 if !seating.has_backlog && start != Sequence(0) {
                     start = through.next();
                 }
                 let seat = channel.seats.take(Seat::new(peer.address));
-                if start != Sequence(0) && start <= through {
-                    let sent = ShardSet::EMPTY;
-                    self.backlogs.push_back(Backlog {
-                        session: index,
-                        id,
-                        next: start,
-                        sent,
-                        through,
-                        due: now,
-                        since: now,
-                        owed: seating.owed,
-                    });
-                    self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
-                }
+                has_backlog = start != Sequence(0) && start <= through;
                 let mut subscriber = Subscriber::new(
                     seat,
                     channel.shards_fanned,
@@ -92,7 +80,25 @@ impl Node {
         if peer.peer == Sender::Upstream {
             self.note_news(channel_index);
         }
+        if has_backlog {
+            self.owe(now, index, id, start..=through, seating.owed);
+        }
         index
+    }
+
+    /// A joiner is to be sent these chunks.
+    pub(super) fn owe(
+        &mut self,
+        now: Time,
+        session: usize,
+        id: SessionId,
+        chunks: RangeInclusive<Sequence>,
+        owed: u64,
+    ) {
+        let (next, through) = chunks.into_inner();
+        let sent = ShardSet::EMPTY;
+        self.backlogs.push_back(Backlog { session, id, next, sent, through, due: now, since: now, owed });
+        self.tick_at.get_or_insert(now.after(TICK_INTERVAL));
     }
 
     /// Forgets a session and everything that points to it.

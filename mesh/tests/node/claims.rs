@@ -414,6 +414,56 @@ fn what_others_were_sent_is_not_on_its_way_to_who_takes_half_of_each_chunk() {
 }
 
 #[test]
+fn a_joiner_whose_welcome_was_lost_is_sent_its_backlog_again_until_it_reports() {
+    let mut net = Net::new(204, CLEAN);
+    let relay = net.add(relay_config());
+    let (publisher, channel) = net.publisher(relay);
+    net.run(Duration::from_millis(100));
+    net.stream(publisher, channel, 2, RATE);
+    let from = address(0x999);
+    let mut hello = Hello {
+        role: Role::Subscribe,
+        key: key(),
+        nonce: 1,
+        from: Sequence(1),
+        cookie: [0; 16],
+        signature: [0; 64],
+    };
+    net.inject(relay, from, &Control::Hello(hello).encode());
+    let Some((_, Control::Challenge(challenge))) = parse(&net.take_sent(relay)).pop() else { panic!() };
+    hello.cookie = challenge.cookie;
+    let mut welcomed = None;
+    // For as long as the backlog takes, and longer: its first chunks, and how many shards.
+    let mut greet = |net: &mut Net| {
+        net.inject(relay, from, &Control::Hello(hello).encode());
+        let mut sent = Vec::new();
+        for _ in 0..200 {
+            sent.extend(net.take_sent(relay).into_iter().filter(|(to, _)| *to == from));
+            net.now = net.now.after(Duration::from_millis(5));
+            let now = net.now;
+            net.node(relay).handle_timeout(now);
+        }
+        let Control::Welcome(welcome) = parse(&sent)[0].1 else { panic!() };
+        welcomed = Some(welcome);
+        let shards: Vec<ShardView> =
+            sent.iter().filter_map(|(_, bytes)| ShardView::parse(bytes).ok()).collect();
+        (shards.first().map(|shard| shard.header().sequence), shards.len())
+    };
+    let first = greet(&mut net);
+    assert!(first.1 > 100, "{first:?}");
+    assert_eq!(greet(&mut net), first);
+    let session = welcomed.expect("it was answered").session;
+    let header = SessionHeader { sender: Sender::Subscriber, tag: key().tag(), session };
+    let report = Report { stamp_us: net.now.0, ..Report::new(header) };
+    net.inject(relay, from, &Control::Report(report).encode());
+    let mut greet = |net: &mut Net| {
+        net.inject(relay, from, &Control::Hello(hello).encode());
+        shards_to(net, relay, from)
+    };
+    assert_eq!(greet(&mut net), ShardSet::EMPTY);
+}
+
+#[test]
 fn a_run_that_jumps_ahead_starts_a_new_join_point() {
     let mut net = Net::new(202, CLEAN);
     let relay = net.add(relay_config());
