@@ -63,9 +63,6 @@ struct Limit {
     gbps: f64,
 }
 
-/// How long the bare kernel is measured.
-const LIMIT_TIME: Duration = Duration::from_millis(500);
-
 /// Runs the hidden command.
 ///
 /// # Errors
@@ -109,7 +106,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
     let way = limit::Way { name: "the relay's", io, zero_copy_from_bytes: config.zero_copy_from_bytes };
     let failed = |error: serde_json::Error| Error::BenchRelay(error.to_string());
     let Ending { train, destinations } = serde_json::from_str(&ending).map_err(failed)?;
-    say(&Limit { gbps: limit::by_plane(way, listen, &destinations, train, LIMIT_TIME)?.gbps() })
+    say(&Limit { gbps: limit::by_plane(way, listen, &destinations, train, limit::BESIDE_RELAY)?.gbps() })
 }
 
 fn sample(snapshot: &relay::Snapshot, port: u16) -> Sample {

@@ -28,9 +28,6 @@ pub(super) struct RunningRelay {
     admin: Option<Admin>,
 }
 
-/// How long the bare kernel is measured.
-const LIMIT_TIME: Duration = Duration::from_millis(500);
-
 /// What a relay that tells nothing is asked for this often.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -94,7 +91,7 @@ impl RunningRelay {
         let io = if about.uses_io_uring { Io::Uring } else { Io::Mmsg };
         let zero_copy_from_bytes = relay::Config::default().zero_copy_from_bytes;
         let way = limit::Way { name: "the relay's", io, zero_copy_from_bytes };
-        limit::by_plane(way, Ipv4Addr::LOCALHOST, destinations, train, LIMIT_TIME)
+        limit::by_plane(way, Ipv4Addr::LOCALHOST, destinations, train, limit::BESIDE_RELAY)
             .map(|pace| Some(pace.gbps()))
     }
 

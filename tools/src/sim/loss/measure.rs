@@ -158,6 +158,12 @@ pub(super) fn measure(args: &Args, (loss, rtt): (f64, Duration)) -> Result<Measu
     let tally = |from, to| tallies.get(&(from, to)).copied().unwrap_or_default();
     let totals = world.book.totals();
     let (chunks, data_shards) = (totals.0 - before.totals.0, totals.1 - before.totals.1);
+    if chunks == 0 {
+        let percent = loss * 100.0;
+        return Err(Error::SimFailed(format!(
+            "nothing was published in time: at a loss of {percent} % no session came about"
+        )));
+    }
     let to_viewers: f64 = viewers.iter().map(|&viewer| tally(last, viewer).beyond(data_shards)).sum();
     Ok(Measured {
         loss,
