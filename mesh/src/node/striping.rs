@@ -98,15 +98,27 @@ impl Node {
             let good = others.filter(|other| other.standing == Standing::Good);
             let good_came_at = good.map(|other| other.came_at).max();
             let striping = self.striping_mut(session);
-            if fails && has_others && !striping.is_failed() {
+            let fails = fails && has_others && !striping.is_failed();
+            if fails {
                 striping.fail(now);
-                changed = true;
             }
-            changed |= striping.review(now, has_others, good_came_at);
+            changed |= striping.review(now, has_others, good_came_at) || fails;
+            if fails {
+                self.ask_others(now, index, session);
+            }
         }
         if changed {
             self.divide(index);
         }
+    }
+
+    /// What an upstream was asked for that has failed is asked of another at once, as long as that one still has it.
+    fn ask_others(&mut self, now: Time, index: usize, failed: usize) {
+        let channel = &mut self.channels[index];
+        let place = channel.upstreams.iter().position(|session| *session == failed);
+        let asked_of_it =
+            |chunk: &&mut Chunk| chunk.asked_of.is_some() && chunk.asked_of.map(usize::from) == place;
+        channel.window.unsettled_mut().filter(asked_of_it).for_each(|chunk| chunk.ask_at = now);
     }
 
     /// Whose part of a chunk is overdue although others' came.
