@@ -456,7 +456,7 @@ fn a_joiner_whose_welcome_was_lost_is_sent_its_backlog_again_until_it_reports() 
     let header = SessionHeader { sender: Sender::Subscriber, tag: key().tag(), session };
     let report = Report { stamp_us: net.now.0, ..Report::new(header) };
     net.inject(relay, from, &Control::Report(report).encode());
-    let mut greet = |net: &mut Net| {
+    let greet = |net: &mut Net| {
         net.inject(relay, from, &Control::Hello(hello).encode());
         shards_to(net, relay, from)
     };
