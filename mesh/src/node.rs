@@ -512,14 +512,6 @@ impl Node {
         Ok(())
     }
 
-    fn queue_answer(&mut self, channel: usize, answer: Answer) -> bool {
-        let room = self.answers.has_room(channel);
-        if room {
-            self.answers.push(channel, answer);
-        }
-        room
-    }
-
     fn tell(&mut self, event: Event) {
         if self.events.len() >= EVENTS_PER_DIAL_MAX * self.dials.len() {
             self.events.pop_front();

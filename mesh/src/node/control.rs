@@ -206,14 +206,18 @@ impl Node {
                 restore(body, &mut self.arena, &mut self.fec, &mut self.counters);
             }
             let held = asked.minus(on_its_way).intersection(body.held).lowest(enough);
-            let granted = match subscriber.line.is_strained() {
-                true => 0,
-                false => subscriber.spend_repair_credit(held.len() as u32, fanned) as usize,
+            // Credit is for what is sent.
+            let may_answer = !subscriber.line.is_strained() && self.answers.has_room(channel_index);
+            let granted = match may_answer {
+                true => subscriber.spend_repair_credit(held.len() as u32, fanned) as usize,
+                false => 0,
             };
             subscriber.line.repairs_sent = subscriber.line.repairs_sent.saturating_add(granted as u16);
-            let answer = Answer { to: from, slot: body.slot, shards: held.lowest(granted) };
-            let queued = granted > 0 && self.queue_answer(channel_index, answer);
-            self.counters.repairs_refused += u64::from(!queued || granted < held.len());
+            if granted > 0 {
+                let answer = Answer { to: from, slot: body.slot, shards: held.lowest(granted) };
+                self.answers.push(channel_index, answer);
+            }
+            self.counters.repairs_refused += u64::from(granted == 0 || granted < held.len());
         }
         Ok(())
     }
