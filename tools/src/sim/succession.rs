@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mesh::Handover;
 
@@ -12,6 +13,7 @@ use super::meter::Meters;
 use super::world::World;
 
 /// What a process left to the next one, and what is true for both.
+#[derive(Default)]
 pub(super) struct Estate {
     /// What its nodes handed over, as it is written down.
     written: Vec<u8>,
@@ -22,6 +24,9 @@ pub(super) struct Estate {
     challenges: HashSet<(SocketAddr, [u8; 16])>,
     strangers: HashMap<SocketAddr, (u64, u64)>,
 }
+
+/// A process takes no longer for what is still to be sent.
+const LETTING_GO_MAX: Duration = Duration::from_secs(2);
 
 /// What waits in sockets: 16 MiB.
 const WAITING_MAX: usize = (16 << 20) / codec::DATAGRAM_BYTES;
@@ -36,11 +41,18 @@ impl Estate {
 }
 
 impl World {
-    /// Ends a relay's process without a word; it leaves about `bytes_max` bytes of chunks.
+    /// Ends a relay's process without a word, once it has sent what a cap holds back; it leaves about `bytes_max` bytes of
+    /// chunks.
     pub(super) fn hand_over(&mut self, host: usize, bytes_max: usize) {
         let Some(units) = self.hosts[host].process.as_ref().map(|process| process.units.len()) else {
             return;
         };
+        // What comes from now on waits.
+        self.hosts[host].estate = Some(Estate::default());
+        let give_up_at = self.now.after(LETTING_GO_MAX);
+        while let Some(wait) = self.held_back_for(host, units).filter(|_| self.now < give_up_at) {
+            self.run_until(self.now.after(wait));
+        }
         let mut parts = Vec::new();
         for unit in 0..units {
             // Those that have ended do not hear any more what this one tells them.
@@ -49,14 +61,22 @@ impl World {
             parts.push(self.unit_mut(host, unit).node.hand_over(local, bytes_max / units));
         }
         let mut process = self.hosts[host].process.take().expect("it has units");
-        self.hosts[host].estate = Some(Estate {
-            written: postcard::to_stdvec(&parts).expect("it is made for that"),
-            waiting: Vec::new(),
-            meters: mem::take(&mut process.meters),
-            proven: process.proven,
-            challenges: process.challenges,
-            strangers: process.strangers,
+        let estate = self.hosts[host].estate.as_mut().expect("made above");
+        estate.written = postcard::to_stdvec(&parts).expect("it is made for that");
+        estate.meters = mem::take(&mut process.meters);
+        (estate.proven, estate.challenges) = (process.proven, process.challenges);
+        estate.strangers = process.strangers;
+    }
+
+    /// Has a process send what may leave; returns for how long a cap holds back the rest.
+    fn held_back_for(&mut self, host: usize, units: usize) -> Option<Duration> {
+        let local = self.hosts[host].clock(self.now);
+        let waits = (0..units).filter_map(|unit| {
+            self.service(host, unit);
+            let until = self.unit_mut(host, unit).node.held_back_until()?;
+            Some(until.since(local).max(Duration::from_micros(1)))
         });
+        waits.max()
     }
 
     /// The next process takes up what was left, unless the machine was started anew in the meantime.
