@@ -160,11 +160,13 @@ impl World {
         let key = secret(0).key();
         let carried = self.hosts[host].node.channels().find(|channel| channel.key == key);
         let edge = carried.map_or(0, |channel| channel.edge.0);
+        // Some have no number, some are copies of others.
+        let number = wanted.len() as u16 % 4;
         let wanted = wanted.iter().take(codec::wire::control::REPAIRS_MAX).map(|(ahead, shards)| Wanted {
             sequence: Sequence(edge.saturating_add_signed(i64::from(*ahead)).max(1)),
             shards: ShardSet::from_bits(shards | 1),
         });
-        let repair = Repair { header, number: 0, wanted: wanted.collect() };
+        let repair = Repair { header, number, wanted: wanted.collect() };
         self.tell(host, by, &Control::Repair(repair).encode());
     }
 
