@@ -172,7 +172,7 @@ pub const REPAIR_INTERVAL_MIN: Duration = Duration::from_millis(30);
 pub const REPAIR_TRIES_MAX: u8 = 10;
 
 /// On a line that loses in bursts a request is sent so many times until the next one is due: where five datagrams in a row are
-/// lost in the mean, those of two rounds all are once in a thousand bursts. They cost less than one shard.
+/// lost in the mean, those of two rounds all are once in a thousand bursts. For one chunk, those of a round have 1,088 bytes of IP: less than a shard.
 pub(crate) const REPAIR_COPIES_MAX: u32 = 16;
 
 /// Of several upstreams, those that have failed are asked too for what the others were asked for so often.

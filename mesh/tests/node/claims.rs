@@ -56,18 +56,18 @@ fn header_to(net: &mut Net, host: usize, to: usize) -> SessionHeader {
     found.expect("a report each second")
 }
 
-fn subscribe(net: &mut Net, relay: usize, from: SocketAddr, nonce: u64) -> (SessionHeader, Welcome) {
-    let mut hello = Hello {
-        role: Role::Subscribe,
-        key: key(),
-        nonce,
-        from: Sequence(u64::MAX),
-        cookie: [0; 16],
-        signature: [0; 64],
-    };
-    net.inject(relay, from, &Control::Hello(hello).encode());
+/// A subscriber's `Hello` with the cookie that it was given.
+fn proven_hello(net: &mut Net, relay: usize, address: SocketAddr, nonce: u64, from: Sequence) -> Hello {
+    let mut hello =
+        Hello { role: Role::Subscribe, key: key(), nonce, from, cookie: [0; 16], signature: [0; 64] };
+    net.inject(relay, address, &Control::Hello(hello).encode());
     let Some((_, Control::Challenge(challenge))) = parse(&net.take_sent(relay)).pop() else { panic!() };
     hello.cookie = challenge.cookie;
+    hello
+}
+
+fn subscribe(net: &mut Net, relay: usize, from: SocketAddr, nonce: u64) -> (SessionHeader, Welcome) {
+    let hello = proven_hello(net, relay, from, nonce, Sequence(u64::MAX));
     net.inject(relay, from, &Control::Hello(hello).encode());
     let Some((_, Control::Welcome(welcome))) = parse(&net.take_sent(relay)).pop() else { panic!() };
     (SessionHeader { sender: Sender::Subscriber, tag: key().tag(), session: welcome.session }, welcome)
@@ -246,17 +246,7 @@ fn a_subscriber_cannot_renew_its_repair_credit_by_saying_hello_again() {
     net.stream(publisher, channel, 5, 2_000_000);
     net.take_sent(relay);
     let from = address(0x999);
-    let mut hello = Hello {
-        role: Role::Subscribe,
-        key: key(),
-        nonce: 0,
-        from: Sequence(u64::MAX),
-        cookie: [0; 16],
-        signature: [0; 64],
-    };
-    net.inject(relay, from, &Control::Hello(hello).encode());
-    let Some((_, Control::Challenge(challenge))) = parse(&net.take_sent(relay)).pop() else { panic!() };
-    hello.cookie = challenge.cookie;
+    let mut hello = proven_hello(&mut net, relay, from, 0, Sequence(u64::MAX));
     let edge = net.node(relay).channels().next().unwrap().edge.0;
     let (mut sent_in, mut sent_out) = (0, 0);
     for nonce in 1..=20 {
@@ -295,17 +285,7 @@ fn a_backlog_is_paced_also_when_capture_times_say_nothing() {
     }
     net.take_sent(relay);
     let from = address(0x999);
-    let mut hello = Hello {
-        role: Role::Subscribe,
-        key: key(),
-        nonce: 1,
-        from: Sequence(1),
-        cookie: [0; 16],
-        signature: [0; 64],
-    };
-    net.inject(relay, from, &Control::Hello(hello).encode());
-    let Some((_, Control::Challenge(challenge))) = parse(&net.take_sent(relay)).pop() else { panic!() };
-    hello.cookie = challenge.cookie;
+    let hello = proven_hello(&mut net, relay, from, 1, Sequence(1));
     net.inject(relay, from, &Control::Hello(hello).encode());
     let sent = net.take_sent(relay).len();
     assert!(sent < 50, "{sent} datagrams at once");
@@ -421,17 +401,7 @@ fn a_joiner_whose_welcome_was_lost_is_sent_its_backlog_again_until_it_reports() 
     net.run(Duration::from_millis(100));
     net.stream(publisher, channel, 2, RATE);
     let from = address(0x999);
-    let mut hello = Hello {
-        role: Role::Subscribe,
-        key: key(),
-        nonce: 1,
-        from: Sequence(1),
-        cookie: [0; 16],
-        signature: [0; 64],
-    };
-    net.inject(relay, from, &Control::Hello(hello).encode());
-    let Some((_, Control::Challenge(challenge))) = parse(&net.take_sent(relay)).pop() else { panic!() };
-    hello.cookie = challenge.cookie;
+    let hello = proven_hello(&mut net, relay, from, 1, Sequence(1));
     let mut welcomed = None;
     // For as long as the backlog takes, and longer: its first chunks, and how many shards.
     let mut greet = |net: &mut Net| {
