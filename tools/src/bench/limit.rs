@@ -53,9 +53,9 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "it must be a number from 0.01 to 60".to_owned())
 }
 
-/// How long the bare kernel is measured beside a relay: on a machine that others use, half seconds one after the other differed by a
-/// quarter.
-pub(super) const BESIDE_RELAY: Duration = Duration::from_millis(1_500);
+/// How long the bare kernel is measured beside a relay: on a machine that others use, a core was a quarter faster for half a second
+/// to a second now and then, in which no relay of several seconds is as a whole.
+pub(super) const BESIDE_RELAY: Duration = Duration::from_secs(3);
 
 /// Datagrams per send.
 const TRAINS: [usize; 5] = [1, 4, 16, 32, 48];
