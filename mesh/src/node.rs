@@ -253,7 +253,8 @@ pub struct Node {
     sources: Vec<usize>,
     /// Control datagrams to be sent.
     control: ControlQueue,
-    answers: FairQueue<Answer>,
+    /// And until when each is of use.
+    answers: FairQueue<(Time, Answer)>,
     /// Chunks with shards that are not yet in the fan-out: channel and number.
     fresh: Vec<(usize, Sequence)>,
     siblings: Siblings,

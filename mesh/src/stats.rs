@@ -156,7 +156,8 @@ pub struct Counters {
     pub shares_refused: u64,
     /// Trains not fanned out to everybody because they were late or their chunk had left the window.
     pub jobs_skipped: u64,
-    /// Repair requests, or parts of them, not answered: over the subscriber's credit, or not held.
+    /// Repair requests, or parts of them, not answered: over the subscriber's credit, not held, or of no use any more when a cap
+    /// left room.
     pub repairs_refused: u64,
     /// Sessions granted.
     pub sessions_granted: u64,

@@ -215,7 +215,8 @@ impl Node {
             subscriber.line.repairs_sent = subscriber.line.repairs_sent.saturating_add(granted as u16);
             if granted > 0 {
                 let answer = Answer { to: from, slot: body.slot, shards: held.lowest(granted) };
-                self.answers.push(channel_index, answer);
+                let of_use_until = now.after(Duration::from_millis(seat.slack_ms.into()));
+                self.answers.push(channel_index, (of_use_until, answer));
             }
             self.counters.repairs_refused += u64::from(granted == 0 || granted < held.len());
         }

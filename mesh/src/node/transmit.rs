@@ -126,10 +126,11 @@ impl Node {
         while out.room() > reserved
             && out.lacking().is_none()
             && passed_over < self.answers.channels()
-            && let Some((channel, turn, answer)) = self.answers.front_mut()
+            && let Some((channel, turn, (of_use_until, answer))) = self.answers.front_mut()
         {
-            if !self.arena.holds(answer.slot) {
+            if *of_use_until < now || !self.arena.holds(answer.slot) {
                 answer.shards = ShardSet::EMPTY;
+                self.counters.repairs_refused += 1;
             }
             let room = out.room();
             let room_after = reserved.max(room.saturating_sub(turn));

@@ -7,7 +7,7 @@ use codec::Sequence;
 use codec::wire::control::{ByeReason, RefuseReason};
 use mesh::{ChannelId, ChannelLimits, Event, Ledger, LostReason, NodeConfig, SinkConfig};
 
-use crate::lab::{CLEAN, Net, address, edge_config, key, relay_config};
+use crate::lab::{CLEAN, Link, Net, address, edge_config, key, relay_config};
 
 /// 4 Mbit/s.
 const RATE: usize = 500_000;
@@ -317,6 +317,24 @@ fn a_viewer_that_is_started_anew_just_after_a_cap_was_set_owes_nothing_for_ever(
     let late = net.viewer(relay, LIVE).0;
     net.stream(publisher, channel, 2, RATE);
     assert!(is_served(&net, late), "{:?}", net.events(late));
+}
+
+#[test]
+fn repair_that_a_cap_held_back_until_it_was_of_no_use_is_not_sent() {
+    // What is live takes 48 of 50 Mbit/s.
+    let (mut net, relay, (publisher, channel), _) = live_relay(11, capped(CAP_BPS));
+    let viewers: Vec<usize> = (0..10).map(|_| net.viewer(relay, LIVE).0).collect();
+    net.stream(publisher, channel, 8, RATE);
+    assert_eq!(served(&net, &viewers).len(), 10);
+    net.links.insert(relay, Link { loss_permille: 150, ..CLEAN });
+    net.stream(publisher, channel, 2, RATE);
+    net.links.clear();
+    // Viewers wait for a chunk for a second.
+    net.stream(publisher, channel, 2, RATE);
+    let sent = net.peek(relay).counters().repairs_sent;
+    assert!(sent > 0);
+    net.stream(publisher, channel, 3, RATE);
+    assert_eq!(net.peek(relay).counters().repairs_sent, sent);
 }
 
 #[test]
