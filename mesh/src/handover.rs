@@ -77,7 +77,7 @@ pub(crate) struct ChunkState {
 pub(crate) struct BodyState {
     /// The shards whose datagrams follow one another in `datagrams`.
     pub(crate) held: u64,
-    pub(crate) recovered: u64,
+    pub(crate) made: u64,
     pub(crate) repaired: u64,
     pub(crate) inconsistent: bool,
     pub(crate) datagrams: Bytes,
@@ -364,7 +364,7 @@ mod tests {
     fn what_is_written_is_what_the_format_says() {
         let body = BodyState {
             held: 1,
-            recovered: 2,
+            made: 2,
             repaired: 4,
             inconsistent: true,
             datagrams: Bytes::from_static(b"SP"),

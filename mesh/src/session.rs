@@ -112,7 +112,7 @@ pub(crate) struct Upstream {
     /// The last number of a request to it.
     pub(crate) request: u16,
     pub(crate) striping: Striping,
-    /// Shards that were here already when they came from it.
+    /// Shards from it that had come already.
     pub(crate) duplicates: u64,
     /// When the session began, or was last found to bring nothing.
     pub(crate) starved_at: Time,

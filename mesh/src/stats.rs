@@ -49,6 +49,9 @@ pub enum DropReason {
     /// A shard that is held already.
     #[error("duplicate shard")]
     Duplicate,
+    /// A shard that had been made from others before it came: parity came first.
+    #[error("overtaken by parity")]
+    Overtaken,
     /// The Merkle proof does not lead to the signed root.
     #[error("bad proof")]
     BadProof,
@@ -83,7 +86,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of [`Counters::dropped`].
-    pub const ALL: [DropReason; 20] = [
+    pub const ALL: [DropReason; 21] = [
         DropReason::NotOurs,
         DropReason::MalformedShard,
         DropReason::MalformedControl,
@@ -94,6 +97,7 @@ impl DropReason {
         DropReason::TooOld,
         DropReason::FarFuture,
         DropReason::Duplicate,
+        DropReason::Overtaken,
         DropReason::BadProof,
         DropReason::BadSignature,
         DropReason::Equivocation,

@@ -432,7 +432,7 @@ impl Window {
         let settled = match &chunk.body {
             None => Settled { sequence, layout, lost: layout.data_set(), recovered: none, repaired: none },
             Some(body) => {
-                let recovered = body.recovered;
+                let recovered = body.made.intersection(layout.data_set());
                 let repaired = body.repaired.intersection(layout.data_set()).minus(recovered);
                 let lost = recovered.union(repaired).union(body.data_missing());
                 Settled { sequence, layout, lost, recovered, repaired }

@@ -78,11 +78,11 @@ impl Node {
         let sequence = shard.header().sequence;
         channel.window.admit(now, sequence)?;
         if let Some(chunk) = channel.window.get_mut(sequence).filter(|chunk| chunk.holds(shard.index())) {
-            upstream.duplicates += 1;
             upstream.striping.note_arrival(now, sequence, chunk.first_seen);
-            if let Some(body) = &mut chunk.body {
-                body.came_after_all(shard.index());
+            if chunk.body.as_mut().is_some_and(|body| body.came_after_all(shard.index())) {
+                return Err(DropReason::Overtaken);
             }
+            upstream.duplicates += 1;
             return Err(DropReason::Duplicate);
         }
         let known = channel.window.body_mut(sequence).map(|body| body.identity);

@@ -42,7 +42,7 @@ pub struct UpstreamSummary {
     pub shards_recovered: u64,
     /// Of those, made good by repair.
     pub shards_repaired: u64,
-    /// Shards that were here already.
+    /// Shards that had come already.
     pub duplicates: u64,
 }
 

@@ -31,8 +31,8 @@ pub(crate) struct Body {
     pub(crate) fanned: ShardSet,
     /// Those of them that were last, and when.
     pub(crate) fanned_last: (ShardSet, Time),
-    /// Data shards made here by the erasure code.
-    pub(super) recovered: ShardSet,
+    /// Shards made here by the erasure code, which have not come by themselves since.
+    pub(super) made: ShardSet,
     /// Shards that came after they had been asked for.
     pub(super) repaired: ShardSet,
     /// The publisher's parity is not parity of its data: only what verified by itself may be used.
@@ -52,7 +52,7 @@ impl Body {
             fresh: ShardSet::EMPTY,
             fanned: ShardSet::EMPTY,
             fanned_last: (ShardSet::EMPTY, Time::default()),
-            recovered: ShardSet::EMPTY,
+            made: ShardSet::EMPTY,
             repaired: ShardSet::EMPTY,
             inconsistent: false,
         }
@@ -85,17 +85,18 @@ impl Body {
         }
     }
 
-    /// A shard that was made came by itself after all: it was not lost, but overtaken.
-    pub(crate) fn came_after_all(&mut self, shard: usize) {
-        if !self.repaired.contains(shard) {
-            self.recovered = self.recovered.minus(ShardSet::range(shard, shard + 1));
-        }
+    /// A shard that is held came. Returns whether it had been made, and comes by itself after all: it was not lost, but overtaken.
+    pub(crate) fn came_after_all(&mut self, shard: usize) -> bool {
+        let was_made = self.made.contains(shard);
+        self.made = self.made.minus(ShardSet::range(shard, shard + 1));
+        was_made
     }
 
     /// The missing shards were made.
     pub(crate) fn made_whole(&mut self) {
-        self.recovered = self.data_missing();
-        self.held = self.identity.header.layout().all_shards();
+        let all = self.identity.header.layout().all_shards();
+        self.made = self.made.union(all.minus(self.held));
+        self.held = all;
     }
 }
 

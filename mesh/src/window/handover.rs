@@ -98,7 +98,7 @@ impl Body {
         let taken = datagrams.enumerate().filter(|(index, _)| shards.contains(*index));
         BodyState {
             held: shards.bits(),
-            recovered: self.recovered.bits(),
+            made: self.made.intersection(shards).bits(),
             repaired: self.repaired.bits(),
             inconsistent: self.inconsistent,
             datagrams: taken.flat_map(|(_, datagram)| datagram).copied().collect(),
@@ -111,7 +111,7 @@ impl BodyState {
         let identity: ChunkIdentity = self.identity()?;
         let mut body = Body::new(identity, slot);
         body.held = ShardSet::from_bits(self.held);
-        body.recovered = ShardSet::from_bits(self.recovered);
+        body.made = ShardSet::from_bits(self.made);
         body.repaired = ShardSet::from_bits(self.repaired);
         body.inconsistent = self.inconsistent;
         body.fanned = fanned;

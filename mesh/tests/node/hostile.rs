@@ -382,6 +382,19 @@ fn old_far_and_second_chunks_are_dropped() {
 }
 
 #[test]
+fn data_that_parity_overtook_is_no_duplicate_the_first_time() {
+    let (mut net, relay, publisher, ..) = running();
+    let shards = chunk(edge(&net, relay) + 1, 1);
+    let mut inject = |shard: usize| net.inject(relay, address(publisher), &shards[shard]);
+    for shard in [1, 3, 4] {
+        assert_eq!(inject(shard), Verdict::Kept);
+    }
+    assert_eq!(inject(0), Verdict::Dropped(DropReason::Overtaken));
+    assert_eq!(inject(0), Verdict::Dropped(DropReason::Duplicate));
+    assert_eq!(inject(1), Verdict::Dropped(DropReason::Duplicate));
+}
+
+#[test]
 fn a_replayed_chunk_that_left_the_window_is_too_old() {
     let (mut net, relay, publisher, channel, _) = running();
     net.recorded = Some(Vec::new());
