@@ -196,8 +196,8 @@ pub(super) fn awaited(
 }
 
 /// The place of the upstream whose turn it is to be asked for repair: of those that are relied on, unless they were asked in
-/// vain, and whose answer would come before chunks are given up that are waited for so long (`waits`); not the one that was
-/// asked last for what was asked for most often.
+/// vain, and whose answer would come before chunks are given up that are waited for so long (`waits`). First one from which
+/// something has come since, then the others in turn.
 pub(super) fn whom_to_ask(
     now: Time,
     waits: Duration,
@@ -209,6 +209,7 @@ pub(super) fn whom_to_ask(
     let ages = channel.window.unsettled_mut().filter(is_due).map(|chunk| now.since(chunk.first_seen));
     let age = ages.min().unwrap_or_default();
     let most_asked = channel.window.unsettled_mut().filter(is_due).max_by_key(|chunk| chunk.asks);
+    let missing_since = most_asked.as_ref().map_or(now, |chunk| chunk.first_seen);
     let asked_last = most_asked.and_then(|chunk| chunk.asked_of).map(usize::from);
     let all = &channel.upstreams;
     let relied_on = relied_on(all, sessions);
@@ -217,14 +218,19 @@ pub(super) fn whom_to_ask(
         let round_trip = sessions[all[*place]].round_trip;
         age + round_trip.map_or(Duration::ZERO, |round_trip| round_trip.mean()) < waits
     };
-    let is_another = |place: &usize| Some(*place) != asked_last;
+    let gives = |place: &usize| sessions[all[*place]].upstream().striping.came_at >= missing_since;
     let mut places: Places = (0..all.len()).collect();
     if !in_vain {
         keep_if_any(&mut places, is_relied_on);
     }
     keep_if_any(&mut places, answers_in_time);
-    keep_if_any(&mut places, is_another);
-    places[channel.asks % places.len()]
+    match asked_last {
+        Some(last) => places.iter().copied().find(|place| *place > last).unwrap_or(places[0]),
+        None => {
+            keep_if_any(&mut places, gives);
+            places[channel.asks % places.len()]
+        }
+    }
 }
 
 type Places = ArrayVec<usize, UPSTREAMS_PER_CHANNEL_MAX>;

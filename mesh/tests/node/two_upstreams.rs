@@ -168,29 +168,48 @@ fn when_one_of_two_upstreams_is_gone_no_byte_is_missing_and_the_viewer_is_not_he
     }
 }
 
+/// Bytes per second: a shard each 58 ms, so that each chunk is one upstream's, and four are missed before it counts as silent.
+const SLOW_RATE: usize = 13_000;
+
+/// Publishes slowly, and kills these relays on the way. Returns how many bytes the viewer was behind at most.
+fn behind_when_gone(two: &mut Two, gone: &[usize]) -> usize {
+    let (piece, mut behind_max) = (Duration::from_millis(58), 0);
+    for pieces in 0..200 {
+        if pieces == 100 {
+            gone.iter().for_each(|relay| two.net.kill(two.relays[*relay]));
+        }
+        let bytes = vec![pieces; SLOW_RATE * piece.as_millis() as usize / 1_000];
+        let (now, channel) = (two.net.now, two.channel);
+        two.net.node(two.publisher).push(now, channel, &bytes);
+        two.net.run(piece);
+        two.published.extend(bytes);
+        behind_max = behind_max.max(two.published.len() - two.net.output(two.viewer).len());
+    }
+    behind_max
+}
+
 #[test]
 fn what_one_of_two_was_asked_for_in_vain_the_other_is_asked_for_next() {
-    // A shard each 58 ms: each chunk is one upstream's, and four are missed before it counts as silent.
-    let (rate, piece) = (13_000, Duration::from_millis(58));
     for seed in 150..160 {
         let delay = Duration::from_millis(5 * (seed - 140));
         let mut two = Two::with_viewer(seed, Link { delay, ..CLEAN });
-        let mut behind_max = 0;
-        for pieces in 0..200 {
-            if pieces == 100 {
-                two.net.kill(two.relays[seed as usize % 2]);
-            }
-            let bytes = vec![pieces; rate * piece.as_millis() as usize / 1_000];
-            let (now, channel) = (two.net.now, two.channel);
-            two.net.node(two.publisher).push(now, channel, &bytes);
-            two.net.run(piece);
-            two.published.extend(bytes);
-            behind_max = behind_max.max(two.published.len() - two.net.output(two.viewer).len());
-        }
+        let behind_max = behind_when_gone(&mut two, &[seed as usize % 2]);
         // Two ways of the shard, two of the request in vain, two of the one that is answered.
-        let allowed = rate * (BEHIND_MAX + 6 * delay).as_millis() as usize / 1_000;
+        let allowed = SLOW_RATE * (BEHIND_MAX + 6 * delay).as_millis() as usize / 1_000;
         assert!(behind_max <= allowed, "{behind_max} bytes behind, {allowed} may be");
         two.finish();
+    }
+}
+
+#[test]
+fn what_two_of_three_were_asked_for_in_vain_the_third_is_asked_for_next() {
+    for seed in 160..166 {
+        let mut three = Two::with_relay(seed, CLEAN, 3);
+        let stays = seed as usize % 3;
+        let behind_max = behind_when_gone(&mut three, &[(stays + 1) % 3, (stays + 2) % 3]);
+        let allowed = SLOW_RATE * BEHIND_MAX.as_millis() as usize / 1_000;
+        assert!(behind_max <= allowed, "{behind_max} bytes behind, {allowed} may be");
+        three.finish();
     }
 }
 
