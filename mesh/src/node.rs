@@ -253,7 +253,7 @@ pub struct Node {
     sources: Vec<usize>,
     /// Control datagrams to be sent.
     control: ControlQueue,
-    /// And until when each is of use.
+    /// Answers to requests for repair, and until when each is of use.
     answers: FairQueue<(Time, Answer)>,
     /// Chunks with shards that are not yet in the fan-out: channel and number.
     fresh: Vec<(usize, Sequence)>,

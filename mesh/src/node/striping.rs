@@ -197,7 +197,7 @@ pub(super) fn awaited(
 
 /// The place of the upstream whose turn it is to be asked for repair: of those that are relied on, unless they were asked in
 /// vain, and whose answer would come before chunks are given up that are waited for so long (`waits`). First one from which
-/// something has come since, then the others in turn.
+/// something has come since the chunk was due, then each in turn.
 pub(super) fn whom_to_ask(
     now: Time,
     waits: Duration,

@@ -53,8 +53,8 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "it must be a number from 0.01 to 60".to_owned())
 }
 
-/// How long the bare kernel is measured beside a relay: on a machine that others use, a core was a quarter faster for half a second
-/// to a second now and then, in which no relay of several seconds is as a whole.
+/// How long the bare kernel is measured beside a relay. On a machine that others use, a core was a quarter faster now and then, for
+/// half a second to a second: a measurement has to be longer.
 pub(super) const BESIDE_RELAY: Duration = Duration::from_secs(3);
 
 /// Datagrams per send.
